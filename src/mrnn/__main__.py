@@ -1,0 +1,7 @@
+"""`python -m mrnn`."""
+
+import sys
+
+from mrnn.cli import main
+
+sys.exit(main())

@@ -1,0 +1,269 @@
+"""What every reader of captions and photos produces: a `Corpus` with one split a photo, and a `Report`."""
+
+import hashlib
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+SPLITS = ("train", "dev", "test")
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "restval", "trn"), "train"),
+    **dict.fromkeys(("dev", "val", "valid", "validation"), "dev"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+IMAGE_SUFFIXES = frozenset(
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".webp",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".jp2",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One photo and its captions.
+
+    Args:
+        id: Its name within the data set.
+        path: The file.
+        captions: One sentence or more, as written.
+        split: `train`, `dev`, `test`, or empty if it is in none.
+        key: The same for the same photo in another data set.
+    """
+
+    id: str
+    path: Path
+    captions: tuple[str, ...]
+    split: str
+    key: str
+
+
+@dataclass
+class Report:
+    """What was wrong with a data set's files: counts and a few examples of each kind."""
+
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, example: str) -> None:
+        """Count one more of a kind, and keep the first three as examples."""
+        self.counts[kind] += 1
+        if len(self.examples[kind]) < 3:
+            self.examples[kind].append(example)
+
+    def lines(self) -> Iterator[str]:
+        """One line a kind, for people."""
+        yield from self.notes
+        for kind, n in self.counts.items():
+            more = ", ..." if n > len(self.examples[kind]) else ""
+            yield f"{kind}: {n:,} ({', '.join(self.examples[kind])}{more})"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A data set on disk.
+
+    Args:
+        name: Of the layout and folder, for people.
+        photos: All that have a file and a caption.
+        report: What was left out and why.
+    """
+
+    name: str
+    photos: tuple[Photo, ...]
+    report: Report
+
+    def split(self, name: str) -> list[Photo]:
+        """The photos of a split.
+
+        Raises:
+            ValueError: There are none.
+        """
+        photos = [photo for photo in self.photos if photo.split == name]
+        if not photos:
+            there = sorted({photo.split for photo in self.photos if photo.split})
+            raise ValueError(
+                f"{self.name} has no photo in the split {name!r}; it has {', '.join(there) or 'no split'}"
+            )
+        return photos
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over ids, splits and captions."""
+        rows = sorted((p.id, p.split, *p.captions) for p in self.photos)
+        return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+
+    def summary(self) -> str:
+        """One line: what was recognised and how much of it there is."""
+        counts = ", ".join(f"{sum(p.split == s for p in self.photos):,} {s}" for s in SPLITS)
+        captions = sum(len(p.captions) for p in self.photos)
+        return f"{self.name}: {len(self.photos):,} photos ({counts}), {captions:,} captions"
+
+
+def normal_split(name: str) -> str:
+    """`train`, `dev` or `test` for the names that data sets use; empty for others."""
+    return _SPLIT_NAMES.get(name.strip().lower(), "")
+
+
+def seeded_split(photo_id: str, seed: int = 0) -> str:
+    """A split drawn by the photo's id, 80 / 10 / 10, that does not change when photos are added."""
+    draw = _draw(photo_id, str(seed))
+    return "train" if draw < 0.8 else "dev" if draw < 0.9 else "test"
+
+
+def _draw(photo_id: str, seed: str) -> float:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{photo_id}".encode()).digest()[:8]) / 2**64
+
+
+def photo_key(photo_id: str, folder: Path) -> str:
+    """The identity of a photo across data sets: COCO's and Flickr's numbers where the name has one."""
+    name = Path(photo_id).name
+    if match := re.fullmatch(r"(?:COCO_\w+_)?(\d{12})\.jpg", name):
+        return f"coco:{int(match[1])}"
+    if match := re.fullmatch(r"(\d{5,11})(?:_[0-9a-f]{10})?\.jpg", name):
+        return f"flickr:{match[1]}"
+    return os.fspath((folder / photo_id).resolve())
+
+
+class CorpusBuilder:
+    """Collects captions and splits in any order, then checks them against the photos on disk.
+
+    Args:
+        name: Of the corpus.
+        folder: Of the data set.
+        images: Folders in which photos are looked for, in this order.
+    """
+
+    def __init__(self, name: str, folder: Path, images: Iterable[Path]):
+        self.name, self.folder, self.images = name, folder, list(images)
+        self.report = Report()
+        self._captions: dict[str, list[str]] = defaultdict(list)
+        self._splits: dict[str, str] = {}
+        self._keys: set[str] = set()
+
+    def caption(self, photo_id: str, caption: str, key: str | None = None, where: str = "") -> None:
+        """Add a caption; an empty one, or one with a key that was there before, is counted and left out."""
+        if key is not None and key in self._keys:
+            self.report.add("duplicate keys", key)
+        elif not caption.strip():
+            self.report.add("empty captions", where or key or photo_id)
+        else:
+            self._captions[photo_id].append(" ".join(caption.split()))
+        if key is not None:
+            self._keys.add(key)
+
+    def split(self, photo_id: str, split: str) -> None:
+        """Put a photo into a split.
+
+        Raises:
+            ValueError: It is in another one already.
+        """
+        before = self._splits.setdefault(photo_id, split)
+        if before != split:
+            raise ValueError(f"{self.folder}: the photo {photo_id} is in both {before} and {split}")
+
+    def build(self) -> Corpus:
+        """Check, split what is in no split at all, and hold out a dev split if there is none.
+
+        Raises:
+            ValueError: No photo with a caption is left.
+        """
+        if not any(self._splits.values()):
+            self.report.notes.append("no split is given: drawn by photo, 80 / 10 / 10")
+            self._splits = {photo_id: seeded_split(photo_id) for photo_id in self._captions}
+        photos = []
+        for photo_id in dict.fromkeys([*self._captions, *self._splits]):
+            path = self._find(photo_id)
+            captions, split = self._captions.get(photo_id, []), self._splits.get(photo_id, "")
+            if path is None:
+                if photo_id in self._splits:
+                    self.report.add("missing photos", photo_id)
+                for _ in captions:
+                    self.report.add("captions of absent photos", photo_id)
+            elif not captions:
+                self.report.add("photos without captions", photo_id)
+            else:
+                key = photo_key(photo_id, self.folder)
+                photos.append(Photo(photo_id, path, tuple(captions), split, key))
+        for path in self._uncaptioned():
+            self.report.add("photos without captions", path.name)
+        if not photos:
+            reasons = "; ".join(self.report.lines())
+            raise ValueError(
+                f"{self.folder}: {self.name} layout, but no photo with a caption is left ({reasons})"
+            )
+        if n := sum(not photo.split for photo in photos):
+            self.report.notes.append(f"photos in no split: {n:,}")
+        if not any(photo.split == "dev" for photo in photos):
+            self.report.notes.append("no dev split is given: 1 in 20 train photos is held out")
+            photos = [
+                replace(p, split="dev") if p.split == "train" and _draw(p.id, "dev") < 0.05 else p
+                for p in photos
+            ]
+        return Corpus(self.name, tuple(photos), self.report)
+
+    def _find(self, photo_id: str) -> Path | None:
+        return next((path for folder in self.images if (path := folder / photo_id).is_file()), None)
+
+    def _uncaptioned(self) -> Iterator[Path]:
+        known = {Path(photo_id).name for photo_id in (*self._captions, *self._splits)}
+        for folder in self.images:
+            if folder != self.folder and folder.is_dir():
+                for path in sorted(folder.iterdir()):
+                    if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in known:
+                        yield path
+
+
+def image_folders(folder: Path) -> list[Path]:
+    """Where a data set's photos lie: its sub-folders of the usual names, then the folder itself."""
+    usual = (
+        "image",
+        "photo",
+        "flicker8k_dataset",
+        "flickr8k_dataset",
+        "flickr30k",
+        "train20",
+        "val20",
+        "test20",
+    )
+    inside = sorted(p for p in folder.iterdir() if p.is_dir() and p.name.lower().startswith(usual))
+    return [*inside, folder]
+
+
+def combine(corpora: list[Corpus]) -> Corpus:
+    """Several data sets as one; a photo that any of them holds out for dev or test leaves every train split."""
+    if len(corpora) == 1:
+        return corpora[0]
+    held_out = {p.key for corpus in corpora for p in corpus.photos if p.split in ("dev", "test")}
+    report, photos = Report(), []
+    for corpus in corpora:
+        for kind, n in corpus.report.counts.items():
+            report.counts[kind] += n
+            report.examples[kind] += corpus.report.examples[kind]
+        report.notes += [f"{corpus.name}: {note}" for note in corpus.report.notes]
+        for photo in corpus.photos:
+            if photo.split not in ("dev", "test") and photo.key in held_out:
+                report.add("train photos that another data set holds out", photo.id)
+            else:
+                photos.append(photo)
+    return Corpus(" + ".join(corpus.name for corpus in corpora), tuple(photos), report)

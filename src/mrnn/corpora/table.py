@@ -1,0 +1,119 @@
+"""Your own table: CSV, TSV, JSONL or Parquet with a column for the photo and one for the caption.
+
+A column `split` is used if there is one; otherwise the photos are split by their ids, 80 / 10 / 10. A caption
+may be a list of captions (JSONL, Parquet), and a photo may have several rows.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mrnn.corpora.base import Corpus, CorpusBuilder, image_folders, normal_split
+from mrnn.files import read_text
+
+IMAGE_COLUMNS = ("image", "file_name", "filename", "image_path", "path", "file", "photo", "img")
+CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "sentences", "description", "comment")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+_LIMIT = 1 << 20
+
+
+def find(folder: Path) -> Path | None:
+    """The folder's table, or the file itself; None if there is none with the columns."""
+    files = [folder] if folder.is_file() else sorted(p for s in SUFFIXES for p in folder.glob(f"*{s}"))
+    return next((path for path in files if path.suffix in SUFFIXES and _columns(path) is not None), None)
+
+
+def recognises(folder: Path) -> bool:
+    """Whether the folder, or the file, is a table with a photo and a caption column."""
+    return find(folder) is not None
+
+
+def read(folder: Path) -> Corpus:
+    """Read the table.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path = find(folder)
+    assert path is not None
+    columns = _columns(path)
+    assert columns is not None
+    image_column, caption_column, split_column = columns
+    builder = CorpusBuilder(f"table ({path.name})", path.parent, image_folders(path.parent))
+    for where, row in read_rows(path):
+        image = row.get(image_column) if row is not None else None
+        captions = row.get(caption_column) if row is not None else None
+        if not isinstance(image, str) or not image.strip() or captions is None:
+            builder.report.add("broken lines", where)
+            continue
+        if split_column and (split := str(row.get(split_column) or "")):
+            if not normal_split(split):
+                builder.report.add("unknown split names", f"{split!r} in {where}")
+            builder.split(image.strip(), normal_split(split))
+        for caption in captions if isinstance(captions, list) else [captions]:
+            builder.caption(image.strip(), str(caption), where=where)
+    return builder.build()
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Every row with the name of its place; None for a row that is broken.
+
+    Raises:
+        ValueError: The file as a whole cannot be read.
+    """
+    if path.suffix == ".parquet":
+        for number, row in enumerate(_parquet(path).to_pylist()):
+            yield f"{path.name} row {number}", row
+    elif path.suffix == ".jsonl":
+        for number, line in enumerate(read_text(path).split("\n"), 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    row = None
+                yield f"{path.name} line {number}", row if isinstance(row, dict) else None
+    else:
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        reader = csv.DictReader(read_text(path).splitlines(keepends=True), delimiter=delimiter)
+        try:
+            for row in reader:
+                broken = None in row or None in row.values()  # more or fewer cells than the header
+                yield f"{path.name} line {reader.line_num}", None if broken else row
+        except csv.Error as error:
+            raise ValueError(f"{path}: line {reader.line_num} is damaged ({error})") from None
+
+
+def _columns(path: Path) -> tuple[str, str, str | None] | None:
+    names = _column_names(path)
+    lower = {name.strip().lower(): name for name in names}
+    image = next((lower[c] for c in IMAGE_COLUMNS if c in lower), None)
+    caption = next((lower[c] for c in CAPTION_COLUMNS if c in lower), None)
+    return (image, caption, lower.get("split")) if image and caption else None
+
+
+def _column_names(path: Path) -> list[str]:
+    if path.suffix == ".parquet":
+        return _parquet(path).column_names
+    with path.open("rb") as file:
+        first = file.readline(_LIMIT).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").strip("\r\n")
+    if path.suffix == ".jsonl":
+        try:
+            row = json.loads(first)
+        except json.JSONDecodeError:
+            return []
+        return list(row) if isinstance(row, dict) else []
+    return next(csv.reader([first], delimiter="\t" if path.suffix == ".tsv" else ","), [])
+
+
+def _parquet(path: Path):
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ValueError(f"{path}: Parquet needs pyarrow: pip install 'mrnn[parquet]'") from None
+    try:
+        return pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: damaged Parquet file ({str(error).splitlines()[0]})") from None

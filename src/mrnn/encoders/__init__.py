@@ -1,0 +1,50 @@
+"""Photo -> ImageFeatures. `load_encoder` knows every encoder by name."""
+
+from mrnn.encoders.base import Encoder, ImageFeatures, pool_features
+from mrnn.encoders.cache import FeatureCache
+
+__all__ = ["ENCODERS", "Encoder", "FeatureCache", "ImageFeatures", "load_encoder", "pool_features"]
+
+ENCODERS = (
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "alexnet",
+    "vgg16",
+    "vgg19",
+    "huggingface:MODEL",
+)
+
+
+def load_encoder(spec: str) -> Encoder:
+    """Load an encoder with its weights.
+
+    Args:
+        spec: A name of `ENCODERS`. `alexnet` and `vgg*` take a checkpoint file after a colon
+            (`alexnet:FILE`; the published one is fetched without), `huggingface` a hub name or folder.
+
+    Raises:
+        ValueError: No such encoder, or its weights cannot be had; the message says what to do.
+    """
+    name, _, source = spec.partition(":")
+    if name.startswith("efficientnet_lite") and name[-1] in "012" and spec in ENCODERS:
+        from mrnn.encoders import efficientnet_lite
+
+        network, _ = efficientnet_lite.load(int(name[-1]))
+        return Encoder(spec, network, network.preprocessing, 1280)
+    if name == "alexnet":
+        from mrnn.encoders import alexnet
+
+        network, width = alexnet.load(source or None)
+        return Encoder(spec, network, alexnet.PREPROCESSING, width)
+    if name in ("vgg16", "vgg19"):
+        from mrnn.encoders import vgg
+
+        network, width = vgg.load(int(name[3:]), source or None)
+        return Encoder(spec, network, vgg.PREPROCESSING, width)
+    if name == "huggingface":
+        from mrnn.encoders import huggingface
+
+        tower, width, preprocessing = huggingface.load(source)
+        return Encoder(spec, tower, preprocessing, width)
+    raise ValueError(f"no encoder {spec!r}; there are {', '.join(ENCODERS)}")

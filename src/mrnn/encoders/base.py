@@ -1,0 +1,137 @@
+"""The encoder interface: a photo in, `ImageFeatures` out.
+
+Shapes: N images, S side of the input, D feature width, H x W grid cells.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mrnn.files import each
+from mrnn.images import ImageError, ImageSource, Preprocessing
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What an encoder says of N photos.
+
+    Args:
+        pooled: (N, D), one vector a photo.
+        grid: (N, H, W, D), one vector a cell, top left first; None if the network has no grid.
+    """
+
+    pooled: Float[Tensor, "N D"]
+    grid: Float[Tensor, "N H W C"] | None = None
+
+
+class Encoder(nn.Module):
+    """A frozen network together with the exact input it expects.
+
+    Args:
+        name: What `load_encoder` calls it.
+        network: Maps normalised photos (N, 3, S, S) to pooled (N, D) and a map (N, D, H, W) or None.
+        preprocessing: From photo to bytes, with the mean and std of the normalisation.
+        width: D.
+    """
+
+    def __init__(self, name: str, network: nn.Module, preprocessing: Preprocessing, width: int):
+        super().__init__()
+        self.name, self.preprocessing, self.width = name, preprocessing, width
+        self.fingerprint = _fingerprint(network, preprocessing)
+        self.network = _fold_batch_norms(network.eval()).to(memory_format=torch.channels_last)
+        self.requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(preprocessing.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std), persistent=False)
+
+    @torch.inference_mode()
+    def forward(self, pixels: UInt8[Tensor, "N S S 3"]) -> ImageFeatures:
+        """Encode a batch of preprocessed photos."""
+        x = ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)
+        pooled, cells = self.network(x)
+        return ImageFeatures(pooled, None if cells is None else cells.permute(0, 2, 3, 1))
+
+    def encode(
+        self, sources: Iterable[ImageSource], batch: int = 8, threads: int = 2
+    ) -> Iterator[tuple[list[int], ImageFeatures | None, list[ImageError]]]:
+        """Encode photos as they are decoded by a pool of threads.
+
+        Args:
+            sources: Paths, bytes or PIL images.
+            batch: Photos a step; 8 keeps a small network's maps in a processor's cache.
+            threads: Decoding threads.
+
+        Yields:
+            For every batch: the positions in `sources` of the photos that were encoded, their features in
+            that order (None if there are none), and the errors of the photos that cannot be used.
+        """
+        device = self.mean.device
+        sources = list(sources)
+        positions: list[int] = []
+        pixels: list[np.ndarray] = []
+        errors: list[ImageError] = []
+        for position, photo in enumerate(each(sources, self._decode, threads)):
+            if isinstance(photo, ImageError):
+                errors.append(photo)
+            else:
+                positions.append(position)
+                pixels.append(photo)
+            if len(pixels) + len(errors) == batch or position == len(sources) - 1:
+                features = self(torch.from_numpy(np.stack(pixels)).to(device)) if pixels else None
+                yield positions, features, errors
+                positions, pixels, errors = [], [], []
+
+    def _decode(self, source: ImageSource) -> np.ndarray | ImageError:
+        try:
+            return self.preprocessing(source)
+        except ImageError as error:
+            return error
+
+    def describe(self) -> dict:
+        """The JSON form that a saved model holds; `check` compares it with an encoder."""
+        return {
+            "name": self.name,
+            "width": self.width,
+            "fingerprint": self.fingerprint,
+            "preprocessing": asdict(self.preprocessing),
+        }
+
+
+def pool_features(
+    encoder: Encoder, sources: Sequence[ImageSource]
+) -> tuple[Tensor, list[int], list[ImageError]]:
+    """Pooled features (N, D) of the photos that can be used, their positions in `sources`, and the errors."""
+    parts, positions, errors = [torch.empty(0, encoder.width)], [], []
+    for done, features, bad in encoder.encode(sources):
+        positions += done
+        errors += bad
+        if features is not None:
+            parts.append(features.pooled.float().cpu())
+    return torch.cat(parts), positions, errors
+
+
+def _fingerprint(network: nn.Module, preprocessing: Preprocessing) -> str:
+    """SHA-256 over every weight and the preprocessing: two encoders agree in it exactly if their features do."""
+    digest = hashlib.sha256(json.dumps(asdict(preprocessing), sort_keys=True).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _fold_batch_norms(network: nn.Module) -> nn.Module:
+    """Fold every batch norm into the convolution registered just before it: the same function, twice as fast."""
+    for module in network.modules():
+        previous: tuple[str, nn.Conv2d] | None = None
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and previous is not None:
+                setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
+                setattr(module, name, nn.Identity())
+            previous = (name, child) if isinstance(child, nn.Conv2d) else None
+    return network

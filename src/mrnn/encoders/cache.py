@@ -1,0 +1,152 @@
+"""Pooled features on disk, so that a photo is encoded once.
+
+One folder an encoder (its name and fingerprint, which covers weights and preprocessing), two files in it:
+`features.f16`, rows of D float16 numbers, and `photos.sha256`, a line a row with the hash of the photo's
+content. Rows are appended, then lines, so a kill leaves at most rows without a line; they are cut off at
+the next writing. Readers map the rows into memory.
+
+Shapes: N images, D feature width.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mrnn.encoders.base import Encoder
+from mrnn.files import each, sha256, write_json
+from mrnn.images import ImageError
+
+_LINE = 65  # 64 hexadecimal digits and a line end
+
+
+def default_folder() -> Path:
+    """`$MRNN_CACHE`, or `mrnn` in the user's cache folder."""
+    if folder := os.environ.get("MRNN_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mrnn"
+
+
+class FeatureCache:
+    """Pooled features of photos by their content.
+
+    Args:
+        encoder: Whose features.
+        folder: Where the caches of all encoders lie; `default_folder()` if None.
+    """
+
+    def __init__(self, encoder: Encoder, folder: Path | str | None = None):
+        self.encoder = encoder
+        safe = "".join(c if c.isalnum() else "_" for c in encoder.name.partition(":")[0])
+        self.folder = Path(folder or default_folder()) / "features" / f"{safe}-{encoder.fingerprint[:16]}"
+        self._rows_file, self._keys_file = self.folder / "features.f16", self.folder / "photos.sha256"
+
+    def features(
+        self,
+        paths: Sequence[Path],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        threads: int = 2,
+    ) -> tuple[np.ndarray, list[int], list[ImageError]]:
+        """Pooled features of the photos, encoding those that are not in the cache yet.
+
+        Args:
+            paths: Photos.
+            progress: Called with the number of photos that are done, and of all.
+            threads: Reading and decoding threads.
+
+        Returns:
+            (N, D) float16 features of the photos that can be used, their positions in `paths`, and the
+            errors of the others.
+
+        Raises:
+            ValueError: The encoder gives numbers that are not finite; the photo is named.
+        """
+        keys: list[str | ImageError] = list(each(list(paths), _content_hash, threads))
+        known = self._known()
+        missing: dict[str, Path] = {
+            key: path
+            for key, path in zip(keys, paths, strict=True)
+            if isinstance(key, str) and key not in known
+        }
+        errors = {key.name: key for key in keys if isinstance(key, ImageError)}
+        if missing:
+            encoded = self._encode(missing, progress, len(paths), threads)
+            errors |= {error.name: error for error in encoded}
+            known = self._known()
+        progress(len(paths), len(paths))
+        usable = [i for i, key in enumerate(keys) if isinstance(key, str) and key in known]
+        rows = [known[key] for key in keys if isinstance(key, str) and key in known]
+        unusable = [errors.get(str(paths[i])) for i in sorted(set(range(len(paths))) - set(usable))]
+        return self._rows(len(known))[rows], usable, [error for error in unusable if error is not None]
+
+    def _encode(self, missing: dict[str, Path], progress, total: int, threads: int) -> list[ImageError]:
+        names, paths = list(missing), list(missing.values())
+        errors: list[ImageError] = []
+        with self._writing() as (rows, lines):
+            done = total - len(missing)
+            for positions, features, bad in self.encoder.encode(paths, threads=threads):
+                errors += bad
+                if features is not None:
+                    pooled = features.pooled.float().cpu().numpy().astype(np.float16)
+                    finite = np.isfinite(pooled).all(1)
+                    if not finite.all():
+                        photo = paths[positions[int(finite.argmin())]]
+                        raise ValueError(f"{photo}: {self.encoder.name} gives features that are not finite")
+                    rows.write(pooled.tobytes())
+                    rows.flush()
+                    lines.write("".join(names[i] + "\n" for i in positions).encode())
+                    lines.flush()
+                done += len(positions) + len(bad)
+                progress(done, total)
+            for file in (rows, lines):
+                os.fsync(file.fileno())
+        return errors
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[tuple]:
+        """Both files open for appending, cut to the same length, and locked against other processes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / "encoder.json").exists():
+            write_json(self.folder / "encoder.json", self.encoder.describe())
+        with (self.folder / "lock").open("w") as lock:
+            while True:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.2)
+            with self._rows_file.open("ab") as rows, self._keys_file.open("ab") as lines:
+                n = min(rows.tell() // self._row_bytes, lines.tell() // _LINE)
+                rows.truncate(n * self._row_bytes)
+                lines.truncate(n * _LINE)
+                yield rows, lines
+
+    @property
+    def _row_bytes(self) -> int:
+        return 2 * self.encoder.width
+
+    def _known(self) -> dict[str, int]:
+        if not self._keys_file.exists():
+            return {}
+        content = self._keys_file.read_text()
+        n = min(len(content) // _LINE, self._rows_file.stat().st_size // self._row_bytes)
+        return {content[i * _LINE : i * _LINE + 64]: i for i in range(n)}
+
+    def _rows(self, n: int) -> np.ndarray:
+        if n == 0:
+            return np.empty((0, self.encoder.width), np.float16)
+        # Two processes that met the same photo leave two rows of it: n counts hashes, the file holds more.
+        size = self._rows_file.stat().st_size // self._row_bytes
+        return np.memmap(self._rows_file, np.float16, "r", shape=(size, self.encoder.width))
+
+
+def _content_hash(path: Path) -> str | ImageError:
+    try:
+        return sha256(Path(path))
+    except FileNotFoundError:
+        return ImageError(str(path), "no such file")
+    except OSError as error:
+        return ImageError(str(path), f"cannot be read ({error.strerror})")

@@ -1,0 +1,101 @@
+"""Any vision model that transformers can load: CLIP, SigLIP, DINOv2, ViT, ConvNeXt and their like.
+
+Pooled features are the model's own image embedding where it has one (CLIP, SigLIP), else its pooler's
+output; the grid is the last layer's patch vectors, without class and register tokens.
+
+Shapes: N images, S side of the input, D feature width, P patches, G x G grid of patches.
+"""
+
+import json
+import math
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mrnn.images import Preprocessing
+
+_PILLOW = {2: "bilinear", 3: "bicubic"}
+
+
+class VisionTower(nn.Module):
+    """The image half of a transformers model.
+
+    Args:
+        model: What `AutoModel` gave.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        # Two-tower models: keep the image half, so that text weights cost no memory and no fingerprint.
+        self.tower = getattr(model, "vision_model", model)
+        self.projection = getattr(model, "visual_projection", None)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Pooled (N, D) and grid (N, C, G, G) of normalised photos (N, 3, S, S)."""
+        output = self.tower(pixel_values=x)
+        last, pooled = output.last_hidden_state, output.pooler_output
+        if last.ndim == 4:  # ConvNeXt and other convolutional networks: already (N, C, G, G)
+            return pooled.flatten(1), last
+        if pooled is None:
+            pooled = last[:, 0]
+        if self.projection is not None:
+            pooled = self.projection(pooled)
+        side = math.isqrt(last.shape[1])  # class and register tokens stand before the patches
+        patches = last[:, last.shape[1] - side * side :]
+        return pooled, patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+
+
+def load(source: str | None) -> tuple[VisionTower, int, Preprocessing]:
+    """The image half of a hub model or local folder, its width D, and its own preprocessing.
+
+    Raises:
+        ValueError: No model is named, transformers is not installed, or the model cannot be had.
+    """
+    if not source:
+        raise ValueError(
+            "name the model too: huggingface:openai/clip-vit-base-patch32, or huggingface:FOLDER"
+        )
+    try:
+        from transformers import AutoModel
+        from transformers.utils import cached_file
+    except ImportError:
+        raise ValueError("huggingface encoders need transformers: pip install 'mrnn[hf]'") from None
+    try:
+        model = AutoModel.from_pretrained(source, use_safetensors=True, trust_remote_code=False)
+        file = cached_file(source, "preprocessor_config.json")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"huggingface:{source} cannot be loaded ({str(error).strip().splitlines()[0]})"
+        ) from None
+    tower = VisionTower(model)
+    config = getattr(model.config, "vision_config", model.config)
+    width = tower.projection.out_features if tower.projection is not None else _width(config)
+    assert file is not None
+    return tower, width, _preprocessing(json.loads(Path(file).read_text()))
+
+
+def _width(config) -> int:
+    sizes = getattr(config, "hidden_sizes", None)
+    return sizes[-1] if sizes else config.hidden_size
+
+
+def _preprocessing(config: dict) -> Preprocessing:
+    size, crop = config.get("size", {}), config.get("crop_size")
+    if isinstance(size, int):
+        size = {"shortest_edge": size}
+    if isinstance(crop, int):
+        crop = {"height": crop, "width": crop}
+    shorter = size.get("shortest_edge")
+    side = crop["height"] if crop and config.get("do_center_crop", True) else shorter or size["height"]
+    # ConvNeXt below 384 scales the shorter side to side / crop_pct before it cuts the centre out.
+    scale = (shorter or side) / side if "crop_pct" not in config else 1 / config["crop_pct"]
+    grey = [0.5, 0.5, 0.5]
+    mean, std = (tuple(255.0 * x for x in config.get(key) or grey) for key in ("image_mean", "image_std"))
+    return Preprocessing(
+        side=side,
+        mean=mean,
+        std=std,
+        resize="squash" if shorter is None else "crop",
+        interpolation=_PILLOW.get(config.get("resample", 3), "bicubic"),
+        scale=scale,
+    )

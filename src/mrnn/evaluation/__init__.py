@@ -1,0 +1,63 @@
+"""Figures of a model on a data set: perplexity and caption metrics, as one flat dictionary of floats."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mrnn.evaluation.captions import caption_metrics
+from mrnn.generation import Caption, GenerationConfig, generate
+from mrnn.likelihood import pair_log_likelihood, perplexity
+from mrnn.models import LanguageModel
+from mrnn.text import Vocabulary, tokenise
+
+__all__ = ["PRIMARY", "caption_metrics", "evaluate_captions", "evaluate_likelihood"]
+
+PRIMARY = "CIDEr"
+
+
+def evaluate_likelihood(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    captions: list[tuple[str, ...]],
+    features: Float[Tensor, "N ..."],
+) -> dict[str, float]:
+    """Perplexity of every caption given its photo.
+
+    Args:
+        model: In evaluation mode.
+        vocabulary: The model's; words outside it count as one token, the unknown sign.
+        captions: For each of N photos its captions.
+        features: (N, ...) of the same photos.
+
+    Returns:
+        `perplexity` and `bits` a token, the end sign included; `tokens`, and `unknown`, their share
+        that is not in the vocabulary.
+    """
+    sentences = [(i, vocabulary.encode(tokenise(c))) for i, several in enumerate(captions) for c in several]
+    sentences = [(i, ids) for i, ids in sentences if ids]
+    score = pair_log_likelihood(
+        model, vocabulary, [ids for _, ids in sentences], [i for i, _ in sentences], features
+    )
+    tokens = sum(len(ids) + 1 for _, ids in sentences)
+    value = perplexity(score.double().sum().item(), tokens)
+    unknown = sum(ids.count(vocabulary.unknown) for _, ids in sentences)
+    return {
+        "perplexity": value,
+        "bits": torch.tensor(value, dtype=torch.float64).log2().item(),
+        "tokens": float(tokens),
+        "unknown": unknown / tokens,
+    }
+
+
+def evaluate_captions(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    references: list[tuple[str, ...]],
+    features: Float[Tensor, "N ..."],
+    generation: GenerationConfig,
+) -> tuple[dict[str, float], list[Caption]]:
+    """Caption every photo and compare with its references; see `caption_metrics`."""
+    with torch.inference_mode():
+        image = torch.cat([model.encode_image(part) for part in features.split(512)])
+    captions = [several[0] for several in generate(model, vocabulary, image, generation)]
+    return caption_metrics([caption.text for caption in captions], references), captions

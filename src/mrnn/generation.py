@@ -1,0 +1,262 @@
+"""New sentences for images: greedy, sampled, or by beam search, batched over images.
+
+The unknown and the start sign are never generated; a caption's probabilities are the model's own all the same,
+over the full vocabulary, so that they agree with the likelihood that ranks given sentences.
+
+Shapes: N images, K beams or samples an image, V vocabulary, M multimodal width, T tokens so far.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mrnn.likelihood import token_log_probabilities
+from mrnn.models import LanguageModel, map_state
+from mrnn.text import Vocabulary, detokenise
+
+_NEVER = float("-inf")
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How captions are searched for.
+
+    Args:
+        method: `beam` finds likely sentences, `greedy` takes the likeliest word each time, `sample` draws.
+        n: Captions an image.
+        beam: Beams an image.
+        length_exponent: Beam hypotheses are ranked by log-likelihood / tokens ** this; 0 prefers short ones.
+        min_length: Fewest words.
+        max_length: Most words.
+        temperature: Of sampling; below 1 is safer, above 1 wilder.
+        top_k: Sample among the k likeliest words; 0 among all.
+        top_p: Sample among the likeliest words that together have this probability.
+        seed: Of sampling.
+    """
+
+    method: Literal["beam", "greedy", "sample"] = "beam"
+    n: int = 1
+    beam: int = 5
+    length_exponent: float = 0.7
+    min_length: int = 1
+    max_length: int = 25
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.beam < 1 or self.n < 1:
+            raise ValueError("beam and n must be 1 or more")
+        if self.method == "beam" and self.n > self.beam:
+            raise ValueError(f"{self.n} captions cannot come from a beam of {self.beam}; give a larger beam")
+        if self.method == "greedy" and self.n > 1:
+            raise ValueError("greedy search gives one caption; use a beam or sampling for more")
+        if not 0 <= self.min_length <= self.max_length or self.max_length < 1:
+            raise ValueError(f"no length is between {self.min_length} and {self.max_length} words")
+        if self.temperature <= 0:
+            raise ValueError(
+                f"the temperature is {self.temperature}, but must be above 0 (or use greedy search)"
+            )
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError("top_k must be 0 or more, and top_p above 0 and at most 1")
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A generated sentence.
+
+    Args:
+        text: For people.
+        tokens: Its words.
+        log_probabilities: Natural log of each word's probability, then of the end sign's.
+        score: What it was ranked by: the log-likelihood over tokens ** length_exponent.
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    log_probabilities: tuple[float, ...]
+    score: float
+
+    @property
+    def log_likelihood(self) -> float:
+        """log P(sentence | image), the end sign included."""
+        return sum(self.log_probabilities)
+
+
+@torch.inference_mode()
+def generate(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    image: Float[Tensor, "N M"],
+    config: GenerationConfig | None = None,
+    batch: int = 64,
+) -> list[list[Caption]]:
+    """Write captions.
+
+    Args:
+        model: In evaluation mode.
+        vocabulary: The model's.
+        image: What `model.encode_image` gave.
+        config: How to search; a beam of 5 if None.
+        batch: Images a step.
+
+    Returns:
+        For every image `n` captions, the best first (samples in the order drawn).
+    """
+    config = config or GenerationConfig()
+    generator = torch.Generator(image.device).manual_seed(config.seed)
+    found: list[list[list[int]]] = []
+    for part in image.split(batch):
+        if config.method == "beam":
+            found += _beam(model, vocabulary, part, config)
+        else:
+            found += _draw(model, vocabulary, part, config, generator)
+    captions = _measure(model, vocabulary, image, found, config)
+    if config.method == "beam":
+        return [sorted(several, key=lambda caption: -caption.score)[: config.n] for several in captions]
+    return captions
+
+
+def _measure(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    image: Float[Tensor, "N M"],
+    found: Sequence[Sequence[Sequence[int]]],
+    config: GenerationConfig,
+) -> list[list[Caption]]:
+    """Captions with exact probabilities: searches may run in low precision, what is reported does not."""
+    flat = [ids for several in found for ids in several]
+    owners = [i for i, several in enumerate(found) for _ in several]
+    measured = iter(token_log_probabilities(model, vocabulary, flat, image[owners]))
+    captions = []
+    for several in found:
+        row = []
+        for ids in several:
+            log_probabilities = tuple(next(measured))
+            tokens = tuple(vocabulary.decode(ids))
+            score = sum(log_probabilities) / len(log_probabilities) ** config.length_exponent
+            row.append(Caption(detokenise(tokens), tokens, log_probabilities, score))
+        captions.append(row)
+    return captions
+
+
+def _next_word(
+    model: LanguageModel, vocabulary: Vocabulary, words: Int[Tensor, " B"], state, image: Float[Tensor, "B M"]
+) -> tuple[Float[Tensor, "B V"], object]:
+    """Log-probabilities of the next word, the signs that are never generated ruled out, and the new state."""
+    text, state = model.encode_text(words[:, None], state)
+    log_p = torch.log_softmax(model.logits(text[:, 0], image).float(), -1)
+    log_p[:, [vocabulary.start, vocabulary.unknown]] = _NEVER
+    return log_p, state
+
+
+def _beam(
+    model: LanguageModel, vocabulary: Vocabulary, image: Float[Tensor, "N M"], config: GenerationConfig
+) -> list[list[list[int]]]:
+    """The `n` best finished hypotheses of every image.
+
+    A hypothesis that proposes the end sign among an image's K best continuations is finished. An image is
+    done when K are finished and no live one, at its present length, ranks above the worst of them.
+    """
+    K, end, device = config.beam, vocabulary.end, image.device
+    N = len(image)
+    rows = torch.arange(N, device=device)  # the images that are not done, by their place in the batch
+    words = torch.full((N * K,), vocabulary.start, device=device)
+    live = torch.full((N, K), _NEVER, device=device)
+    live[:, 0] = 0.0
+    history = torch.empty((N, K, 0), dtype=torch.long, device=device)
+    finished = torch.full((N, K), _NEVER, device=device)
+    sentences = torch.full((N, K, config.max_length + 1), end, device=device)
+    state = None
+    for length in range(config.max_length + 1):
+        log_p, state = _next_word(model, vocabulary, words, state, image[rows].repeat_interleave(K, 0))
+        if length < config.min_length:
+            log_p[:, end] = _NEVER
+        if length == config.max_length:
+            log_p[:, :end] = log_p[:, end + 1 :] = _NEVER
+        # K + 1 continuations of each hypothesis are enough: K words and the end sign.
+        top, word = log_p.topk(min(K + 1, log_p.shape[1]), -1)
+        total = (live[:, :, None] + top.unflatten(0, (-1, K))).flatten(1)
+        total, place = total.topk(min(2 * K, total.shape[1]), -1)
+        parent = place // top.shape[1]
+        word = word.unflatten(0, (-1, K)).flatten(1).gather(1, place)
+        grown = history.gather(1, parent[:, :, None].expand(-1, -1, length))
+        grown = torch.cat([grown, word[:, :, None]], -1)
+        ends = word == end
+
+        ended = (total / (length + 1) ** config.length_exponent).masked_fill(~ends, _NEVER)[:, :K]
+        padded = torch.full((len(rows), ended.shape[1], config.max_length + 1), end, device=device)
+        padded[:, :, : length + 1] = grown[:, : ended.shape[1]]
+        best, which = torch.cat([finished[rows], ended], 1).topk(K, -1)
+        finished[rows] = best
+        both = torch.cat([sentences[rows], padded], 1)
+        sentences[rows] = both.gather(1, which[:, :, None].expand(-1, -1, both.shape[2]))
+
+        live, going = total.masked_fill(ends, _NEVER).topk(K, -1)
+        words = word.gather(1, going)
+        history = grown.gather(1, going[:, :, None].expand(-1, -1, length + 1))
+        parent = parent.gather(1, going)
+        on = live[:, 0] / (length + 1) ** config.length_exponent > finished[rows][:, -1]
+        if not on.any():
+            break
+        kept = on.nonzero()[:, 0]
+        flat = (kept[:, None] * K + parent[kept]).flatten()
+        state = map_state(lambda s, flat=flat: s.index_select(0, flat), state)
+        rows, live, history, words = rows[kept], live[kept], history[kept], words[kept].flatten()
+    return [
+        [
+            sentence[: sentence.index(end)]
+            for sentence, score in zip(several, scores, strict=True)
+            if score > _NEVER
+        ]
+        for several, scores in zip(sentences.tolist(), finished.tolist(), strict=True)
+    ]
+
+
+def _draw(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    image: Float[Tensor, "N M"],
+    config: GenerationConfig,
+    generator: torch.Generator,
+) -> list[list[list[int]]]:
+    """`n` greedy or sampled sentences of every image."""
+    end = vocabulary.end
+    image = image.repeat_interleave(config.n, 0)
+    words = torch.full((len(image),), vocabulary.start, device=image.device)
+    going = torch.ones(len(image), dtype=torch.bool, device=image.device)
+    drawn, state = [], None
+    for length in range(config.max_length):
+        log_p, state = _next_word(model, vocabulary, words, state, image)
+        if length < config.min_length:
+            log_p[:, end] = _NEVER
+        if config.method == "greedy":
+            words = log_p.argmax(-1)
+        else:
+            words = _sample(log_p, config, generator)
+        words = torch.where(going, words, end)
+        drawn.append(words)
+        going &= words != end
+        if not going.any():
+            break
+    ended = torch.stack([*drawn, torch.full_like(words, end)], 1).tolist()
+    sentences = [sentence[: sentence.index(end)] for sentence in ended]
+    return [sentences[i : i + config.n] for i in range(0, len(sentences), config.n)]
+
+
+def _sample(
+    log_p: Float[Tensor, "B V"], config: GenerationConfig, generator: torch.Generator
+) -> Int[Tensor, " B"]:
+    scores, words = (log_p / config.temperature).sort(-1, descending=True)
+    p = scores.softmax(-1)
+    if config.top_k:
+        p[:, config.top_k :] = 0
+    if config.top_p < 1:
+        # A word stays while the words before it have not yet reached top_p; the first always stays.
+        p = p.masked_fill(p.cumsum(-1) - p >= config.top_p, 0)
+    return words.gather(1, torch.multinomial(p, 1, generator=generator))[:, 0]

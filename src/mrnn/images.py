@@ -1,0 +1,172 @@
+"""One photo from disk, bytes or PIL, safely; and the preprocessing that travels with an encoder.
+
+Shapes: H height, W width, S side of the encoder's square input.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 150_000_000
+ImageSource = str | os.PathLike | bytes | Image.Image
+
+
+class ImageError(ValueError):
+    """A photo that cannot be used.
+
+    Args:
+        name: The file's path, or what stands for it.
+        reason: Why, in a few words.
+    """
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+    def __reduce__(self):
+        return ImageError, (self.name, self.reason)
+
+
+def open_image(source: ImageSource, min_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open a photo as upright 8-bit RGB.
+
+    EXIF orientation is applied, transparency is laid on white, 16-bit depth is scaled to 8, and of an
+    animation the first frame is taken. HEIC and AVIF open where Pillow, or pillow-heif if installed, can.
+
+    Args:
+        source: A path, the bytes of a file, or a PIL image.
+        min_side: If given, a JPEG may be reduced while it is decoded, which is much faster, as long as
+            both its sides stay at this length or more.
+        max_pixels: Photos with more pixels are refused before they are decoded (decompression bombs).
+
+    Raises:
+        ImageError: The photo is missing, unreadable, empty, truncated, too large, or no image.
+    """
+    name = _name(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own, about sizes (max_pixels decides) and bad metadata
+            image = source if isinstance(source, Image.Image) else _open(name, source)
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(name, f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
+            if min_side is not None:
+                image.draft("RGB", (min_side, min_side))
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(name, "no such file") from None
+    except IsADirectoryError:
+        raise ImageError(name, "is a folder, not a photo") from None
+    except PermissionError:
+        raise ImageError(name, "may not be read (permission denied)") from None
+    except Image.DecompressionBombError:
+        raise ImageError(name, f"has more pixels than the limit of {max_pixels:,}") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(name, "is not an image in a known format") from None
+    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        raise ImageError(
+            name, f"is damaged ({str(error).splitlines()[0] if str(error) else 'no reason given'})"
+        ) from None
+
+
+def _name(source: ImageSource) -> str:
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "") or "<image>")
+    return os.fspath(source)
+
+
+def _open(name: str, source: str | os.PathLike | bytes) -> Image.Image:
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    if not content:
+        raise ImageError(name, "is empty")
+    if content[4:8] == b"ftyp":
+        _register_heif()
+    return Image.open(io.BytesIO(content))
+
+
+def _register_heif() -> None:
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener()
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        # Pillow opens a 16-bit file as I;16 or, for some formats, as 32-bit I; F has no fixed range.
+        top = 65535 if image.mode != "F" else max(float(values.max(initial=0)), 1.0)
+        image = Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8))
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a photo becomes an encoder's input; saved with every model, so that it never drifts.
+
+    Args:
+        side: Side S of the square input.
+        mean: Subtracted from the RGB values, on the scale 0..255.
+        std: Divides them after that.
+        resize: `squash` scales the whole photo to the square, so that nothing is cut off;
+            `crop` scales the shorter side and takes the centre.
+        interpolation: `bicubic` or `bilinear`.
+        scale: For `crop`: the shorter side is scaled to side * scale first (ImageNet's 256 / 224).
+    """
+
+    side: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: str = "squash"
+    interpolation: str = "bicubic"
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if self.resize not in ("squash", "crop"):
+            raise ValueError(f"resize is 'squash' or 'crop', not {self.resize!r}")
+        if self.interpolation not in ("bicubic", "bilinear"):
+            raise ValueError(f"interpolation is 'bicubic' or 'bilinear', not {self.interpolation!r}")
+
+    def __call__(self, source: ImageSource) -> np.ndarray:
+        """Read one photo.
+
+        Returns:
+            (S, S, 3) unsigned bytes; the encoder subtracts mean and std itself, a batch at a time.
+
+        Raises:
+            ImageError: The photo cannot be used.
+        """
+        longer = round(self.side * self.scale)
+        image = open_image(source, min_side=longer)
+        filter = Image.Resampling[self.interpolation.upper()]
+        if self.resize == "squash":
+            return np.asarray(image.resize((self.side, self.side), filter))
+        ratio = longer / min(image.size)
+        width, height = (max(longer, round(x * ratio)) for x in image.size)
+        left, top = (width - self.side) // 2, (height - self.side) // 2
+        image = image.resize((width, height), filter)
+        return np.asarray(image.crop((left, top, left + self.side, top + self.side)))
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Preprocessing":
+        """Rebuild from the JSON form that a saved model holds."""
+        as_tuples: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
+            for k, v in fields.items()
+        }
+        return cls(**as_tuples)

@@ -1,0 +1,46 @@
+"""The models, one a file, readable beside their papers. A new one is added to `MODELS` and nowhere else."""
+
+from dataclasses import fields
+from typing import Any
+
+from mrnn.models.base import LanguageModel, NeuralLanguageModel, map_state
+from mrnn.models.mrnn import MRNN, MRNNConfig
+
+__all__ = [
+    "MODELS",
+    "MRNN",
+    "LanguageModel",
+    "MRNNConfig",
+    "NeuralLanguageModel",
+    "build_model",
+    "map_state",
+    "model_name",
+]
+
+MODELS: dict[str, type[LanguageModel]] = {"mrnn": MRNN}
+ModelConfig = MRNNConfig
+
+
+def model_name(config: Any) -> str:
+    """The registered name of the model that a configuration belongs to."""
+    return next(name for name, model in MODELS.items() if model.Config is type(config))
+
+
+def build_model(name: str, description: dict[str, Any]) -> LanguageModel:
+    """A model with fresh weights from what `LanguageModel.describe` gave.
+
+    Raises:
+        ValueError: No such model, or the description is not one of its own.
+    """
+    if name not in MODELS:
+        raise ValueError(f"no model {name!r}; there are {', '.join(MODELS)}")
+    model = MODELS[name]
+    options = dict(description)
+    try:
+        vocabulary, features = options.pop("vocabulary"), options.pop("features")
+        known = {field.name for field in fields(model.Config)}
+        if unknown := sorted(set(options) - known):
+            raise ValueError(f"{name} has no option {unknown[0]!r}")
+        return model(model.Config(**options), vocabulary, features)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a description of a {name} model ({error})") from None

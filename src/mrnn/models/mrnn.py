@@ -1,0 +1,112 @@
+"""m-RNN (Mao, Xu, Yang, Wang, Yuille 2014, arXiv 1410.1090, section 4).
+
+    w(t) = W_2 W_1 onehot(w_t)                             two word-embedding layers, 128 then 256 units
+    r(t) = ReLU(U_r r(t-1) + w(t))                         recurrent layer, 256 units
+    m(t) = g(V_w w(t) + V_r r(t) + V_I I)                  multimodal layer, 512 units
+    P(w_{t+1} | w_1..t, I) = softmax(U_M m(t))             g(x) = 1.7159 tanh(2x / 3)
+
+The second paper (arXiv 1412.6632, section 5) may share weights: U_M = W_1^T P, with P from 512 to 128.
+
+Shapes: B batch, T time, N images, V vocabulary, M multimodal width, R recurrent width, D feature width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mrnn.models.base import NeuralLanguageModel
+from mrnn.models.dropout import ByteDropout
+
+
+@dataclass(frozen=True)
+class MRNNConfig:
+    """Sizes and options; the defaults are the paper's.
+
+    Args:
+        embedding: Units of the first embedding layer.
+        word: Units of the second embedding layer, w(t).
+        recurrent: Units R of the recurrent layer. Where it differs from `word`, a matrix of our own maps
+            w(t) into its space before they are added.
+        multimodal: Units M of the multimodal layer.
+        shared: Transposed weight sharing of the second paper.
+        dropout_word: Share of w(t)'s units dropped in training.
+        dropout_image: Share of the image features dropped in training.
+        dropout_multimodal: Share of the multimodal units dropped in training.
+    """
+
+    embedding: int = 128
+    word: int = 256
+    recurrent: int = 256
+    multimodal: int = 512
+    shared: bool = False
+    dropout_word: float = 0.0
+    dropout_image: float = 0.0
+    dropout_multimodal: float = 0.0
+
+    def __post_init__(self):
+        for name in ("embedding", "word", "recurrent", "multimodal"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}, but a layer has 1 unit or more")
+        for name in ("dropout_word", "dropout_image", "dropout_multimodal"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}, but must be 0 or more and below 1")
+
+
+def g(x: Tensor) -> Tensor:
+    """The scaled hyperbolic tangent of LeCun et al. 1998, "Efficient BackProp"."""
+    return 1.7159 * torch.tanh(x * (2 / 3))
+
+
+class MRNN(NeuralLanguageModel):
+    """The paper's model; see the equations at the top of this file."""
+
+    Config = MRNNConfig
+
+    def __init__(self, config: MRNNConfig, vocabulary: int, features: int):
+        super().__init__(config, vocabulary, features)
+        c = config
+        self.W_1 = nn.Embedding(vocabulary, c.embedding)
+        self.W_2 = nn.Linear(c.embedding, c.word)
+        self.W_r = nn.Identity() if c.recurrent == c.word else nn.Linear(c.word, c.recurrent, bias=False)
+        self.U_r = nn.Linear(c.recurrent, c.recurrent, bias=False)
+        self.V_w = nn.Linear(c.word, c.multimodal)
+        self.V_r = nn.Linear(c.recurrent, c.multimodal, bias=False)
+        self.V_I = nn.Linear(features, c.multimodal, bias=False)
+        if c.shared:
+            self.P = nn.Linear(c.multimodal, c.embedding, bias=False)
+            self.U_M_bias = nn.Parameter(torch.zeros(vocabulary))
+        else:
+            self.U_M = nn.Linear(c.multimodal, vocabulary)
+        self.drop_word = ByteDropout(c.dropout_word)
+        self.drop_image = ByteDropout(c.dropout_image)
+        self.drop_multimodal = ByteDropout(c.dropout_multimodal)
+        # The paper's ReLU recurrence neither vanishes nor explodes at first if it begins as a rotation.
+        nn.init.orthogonal_(self.U_r.weight)
+
+    def encode_text(
+        self, tokens: Int[Tensor, "B T"], state: Float[Tensor, "B R"] | None = None
+    ) -> tuple[Float[Tensor, "B T M"], Float[Tensor, "B R"]]:
+        """V_w w(t) + V_r r(t), and the last r(t)."""
+        w = self.drop_word(self.W_2(self.W_1(tokens)))
+        inputs = self.W_r(w)
+        r = torch.zeros_like(inputs[:, 0]) if state is None else state
+        steps = []
+        for x in inputs.unbind(1):
+            r = torch.relu(self.U_r(r) + x)
+            steps.append(r)
+        return self.V_w(w) + self.V_r(torch.stack(steps, 1)), r
+
+    def encode_image(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N M"]:
+        """V_I I."""
+        return self.V_I(self.drop_image(self.standardise(features)))
+
+    def fuse(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... M"]) -> Float[Tensor, "... H"]:
+        """m(t), mapped to the embedding's space if the weights are shared."""
+        m = self.drop_multimodal(g(text + image))
+        return self.P(m) if self.config.shared else m
+
+    def softmax_layer(self) -> tuple[Float[Tensor, "V H"], Float[Tensor, " V"]]:
+        """U_M and its bias."""
+        return (self.W_1.weight, self.U_M_bias) if self.config.shared else (self.U_M.weight, self.U_M.bias)

@@ -1,0 +1,285 @@
+"""Pipeline = encoder + model + vocabulary: load, caption, score, save.
+
+A saved model is a folder: `model.safetensors`, `config.json`, `vocab.txt`, `README.md`. Nothing is ever unpickled.
+
+Shapes: N images, S sentences, D feature width.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import mrnn
+from mrnn.encoders import Encoder, load_encoder, pool_features
+from mrnn.files import atomic_path, read_json, write_atomically, write_json
+from mrnn.generation import Caption, GenerationConfig, generate
+from mrnn.images import ImageSource
+from mrnn.likelihood import pair_log_likelihood
+from mrnn.models import LanguageModel, build_model, model_name
+from mrnn.text import Vocabulary, tokenise
+
+FORMAT = 1
+BUNDLED = Path(__file__).parent / "bundled"
+_FILES = ("config.json", "vocab.txt", "model.safetensors")
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+class Pipeline:
+    """Everything from a photo to words.
+
+    Args:
+        model: The language model, which is put into evaluation mode.
+        vocabulary: Its words.
+        encoder: An encoder, or what `Encoder.describe` says of it; that is loaded when a photo is met.
+        generation: How captions are searched for unless a call says otherwise.
+        provenance: Recipe, data, code and figures, for the model card.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        vocabulary: Vocabulary,
+        encoder: Encoder | dict[str, Any],
+        generation: GenerationConfig | None = None,
+        provenance: dict[str, Any] | None = None,
+    ):
+        if model.vocabulary != len(vocabulary):
+            raise ValueError(f"the model has {model.vocabulary} words, but the vocabulary {len(vocabulary)}")
+        self.model, self.vocabulary = model.eval(), vocabulary
+        self.generation = generation or GenerationConfig()
+        self.provenance = provenance or {}
+        if isinstance(encoder, Encoder):
+            self.encoder = encoder
+            encoder = encoder.describe()
+        self.encoder_description = encoder
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder that the model was trained on.
+
+        Raises:
+            ValueError: It cannot be had, or its weights or preprocessing are not those of the training.
+        """
+        encoder = load_encoder(self.encoder_description["name"])
+        if encoder.fingerprint != self.encoder_description["fingerprint"]:
+            raise ValueError(
+                f"the model was trained on other weights of {encoder.name} than those installed; "
+                "its captions would be wrong"
+            )
+        return encoder.to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights lie."""
+        return next(iter(self.model.buffers())).device
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over weights and vocabulary."""
+        digest = hashlib.sha256("\n".join(self.vocabulary.tokens).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().float().numpy().tobytes())
+        return digest.hexdigest()
+
+    def to(self, device: torch.device | str) -> "Pipeline":
+        """Move model and encoder."""
+        self.model.to(device)
+        if "encoder" in self.__dict__:
+            self.encoder.to(device)
+        return self
+
+    def features(self, images: Sequence[ImageSource]) -> Float[Tensor, "N D"]:
+        """Pooled features of photos.
+
+        Raises:
+            ImageError: The first photo that cannot be used.
+        """
+        features, _, errors = pool_features(self.encoder, images)
+        if errors:
+            raise errors[0]
+        return features.to(self.device)
+
+    def caption(self, images: Sequence[ImageSource] | ImageSource, **options: Any) -> list[list[Caption]]:
+        """Write captions.
+
+        Args:
+            images: Photos: paths, bytes of files, or PIL images.
+            options: Fields of `GenerationConfig` that differ from the model's own, such as `n=3`.
+
+        Returns:
+            For every photo its captions, the best first.
+
+        Raises:
+            ImageError: A photo cannot be used.
+        """
+        if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
+            images = [images]
+        return self.caption_features(self.features(images), **options)
+
+    def caption_features(self, features: Float[Tensor, "N D"], **options: Any) -> list[list[Caption]]:
+        """`caption` for photos that are encoded already."""
+        with torch.inference_mode():
+            image = self.model.encode_image(features.to(self.device).float())
+        return generate(self.model, self.vocabulary, image, replace(self.generation, **options))
+
+    def log_likelihood(self, images: Sequence[ImageSource], sentences: Sequence[str]) -> Float[Tensor, "N S"]:
+        """Log P(sentence | image) of every pair: natural logarithm, end sign included.
+
+        Raises:
+            ImageError: A photo cannot be used.
+            ValueError: A sentence has no word.
+        """
+        ids = [self.vocabulary.encode(tokenise(sentence)) for sentence in sentences]
+        if empty := next((s for s, i in zip(sentences, ids, strict=True) if not i), None):
+            raise ValueError(f"the sentence {empty!r} has no word")
+        features = self.features(images)
+        N, S = len(features), len(ids)
+        pairs = pair_log_likelihood(
+            self.model, self.vocabulary, ids * N, [i for i in range(N) for _ in range(S)], features
+        )
+        return pairs.view(N, S)
+
+    def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
+        """Write the folder; each file is replaced as a whole, the weights last."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        from mrnn.model_card import model_card
+
+        config = {
+            "format": FORMAT,
+            "encoder": self.encoder_description,
+            "model": {"name": model_name(self.model.config), **self.model.describe()},
+            "generation": asdict(self.generation),
+            **self.provenance,
+        }
+        self.vocabulary.save(folder / "vocab.txt")
+        write_json(folder / "config.json", config)
+        write_atomically(folder / "README.md", model_card(folder.name, config).encode())
+        weights = {k: v.detach().to("cpu", dtype).contiguous() for k, v in self.model.state_dict().items()}
+        with atomic_path(folder / "model.safetensors") as temporary:
+            save_file(weights, temporary)
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Upload the folder to the Hugging Face hub; options are those of `HfApi.create_repo`.
+
+        Returns:
+            The repository's address.
+
+        Raises:
+            ValueError: huggingface_hub is not installed.
+        """
+        try:
+            from huggingface_hub import HfApi
+        except ImportError:
+            raise ValueError("the hub needs an extra: pip install 'mrnn[hf]'") from None
+        api = HfApi()
+        address = api.create_repo(repository, exist_ok=True, **options)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder)
+            api.upload_folder(repo_id=repository, folder_path=folder)
+        return str(address)
+
+
+def load(name: Path | str = "base", device: torch.device | str = "cpu") -> Pipeline:
+    """Load a model.
+
+    Args:
+        name: A bundled model (`base`, `flickr8k`), a folder, or a hub name (`owner/model`).
+        device: Where to put it.
+
+    Raises:
+        ValueError: There is no such model, or its folder is incomplete or damaged; the message says which.
+    """
+    folder = _folder(name)
+    for file in _FILES:
+        if not (folder / file).is_file():
+            if file == "model.safetensors" and (
+                pickles := [p.name for p in folder.iterdir() if p.suffix in _PICKLES]
+            ):
+                raise ValueError(
+                    f"{folder}: holds {pickles[0]}, but a pickle is never loaded; save as model.safetensors"
+                )
+            raise ValueError(f"{folder}: has no {file}, so it is no saved model")
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or config.pop("format", None) != FORMAT:
+        raise ValueError(
+            f"{folder}/config.json: not of format {FORMAT}; another version of mrnn saved this model"
+        )
+    vocabulary = Vocabulary.load(folder / "vocab.txt")
+    try:
+        description = dict(config.pop("model"))
+        model = build_model(description.pop("name"), description)
+        generation = GenerationConfig(**config.pop("generation"))
+        encoder = config.pop("encoder")
+        if encoder["width"] != model.features:
+            raise ValueError("encoder and model differ in width")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder}/config.json: {error}") from None
+    _load_weights(model, folder / "model.safetensors")
+    return Pipeline(model.to(device), vocabulary, encoder, generation, config)
+
+
+def _folder(name: Path | str) -> Path:
+    if isinstance(name, str) and (BUNDLED / name / "config.json").is_file() and name == Path(name).name:
+        return BUNDLED / name
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    bundled = ", ".join(sorted(p.parent.name for p in BUNDLED.glob("*/config.json")))
+    if str(name).count("/") != 1 or folder.is_absolute() or str(name).startswith("."):
+        raise ValueError(f"{name}: no such model folder, and none of the bundled models ({bundled})")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise ValueError(f"{name}: no such folder; to load it from the hub, pip install 'mrnn[hf]'") from None
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=[*_FILES, "README.md"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"{name}: no such folder, and the hub does not give it ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def _load_weights(model: LanguageModel, path: Path) -> None:
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: damaged weights ({error})") from None
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in [*expected, *weights]:
+        if name not in expected or name not in weights:
+            raise ValueError(
+                f"{path}: the tensor {name} is {'missing' if name in expected else 'not one of the model'}"
+            )
+        if tuple(weights[name].shape) != expected[name]:
+            raise ValueError(
+                f"{path}: {name} has the shape {tuple(weights[name].shape)}, not {expected[name]}"
+            )
+        if not weights[name].isfinite().all():
+            raise ValueError(f"{path}: {name} holds numbers that are not finite")
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+
+
+def code_version() -> dict[str, str]:
+    """The package's version, and the git commit if it runs from a checkout."""
+    version = {"version": mrnn.__version__}
+    if shutil.which("git"):
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode == 0:
+            version["commit"] = result.stdout.strip()
+    return version

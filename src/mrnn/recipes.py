@@ -1,0 +1,198 @@
+"""Named frozen configurations, and the one way to turn a recipe and a data set into a trained model."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mrnn.corpora import Corpus, Photo
+from mrnn.encoders import FeatureCache, load_encoder
+from mrnn.generation import GenerationConfig
+from mrnn.images import ImageError
+from mrnn.models import MODELS, ModelConfig, MRNNConfig, NeuralLanguageModel, model_name
+from mrnn.pipeline import Pipeline, code_version
+from mrnn.text import Vocabulary, tokenise
+from mrnn.training import CaptionData, Progress, TrainingConfig, train
+from mrnn.training.curves import plot_curves
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that makes a model besides the data.
+
+    Args:
+        encoder: Name of the encoder, as `load_encoder` takes it.
+        min_count: How often a word must occur in the training captions to be known.
+        model: Sizes and options.
+        training: How to train.
+        generation: How captions are searched for by default.
+    """
+
+    encoder: str = "efficientnet_lite2"
+    min_count: int = 5
+    model: ModelConfig = field(default_factory=MRNNConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+
+    def __post_init__(self):
+        if self.min_count < 1:
+            raise ValueError(f"min_count is {self.min_count}, but must be 1 or more")
+
+
+def flickr8k() -> Recipe:
+    """The paper's m-RNN on Flickr8K.
+
+    mrnn train flickr8k --data DIR/flickr8k --out runs/flickr8k
+    """
+    return Recipe(model=MRNNConfig(dropout_word=0.25, dropout_image=0.5, dropout_multimodal=0.5))
+
+
+def base() -> Recipe:
+    """The same model on Flickr8K and COCO together: the default of every verb.
+
+    mrnn train base --data DIR/flickr8k --data DIR/coco --out runs/base
+    """
+    return flickr8k()
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"flickr8k": flickr8k, "base": base}
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split's photos that could be encoded, with their features.
+
+    Args:
+        photos: N photos.
+        features: (N, D) float32.
+        errors: The photos left out.
+    """
+
+    photos: list[Photo]
+    features: torch.Tensor
+    errors: list[ImageError]
+
+
+def encode_split(
+    corpus: Corpus,
+    split: str,
+    cache: FeatureCache,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Split:
+    """Features of a split's photos, from the cache or encoded now.
+
+    Raises:
+        ValueError: The split is empty, or none of its photos can be used.
+    """
+    photos = corpus.split(split)
+    features, usable, errors = cache.features([photo.path for photo in photos], progress)
+    if not usable:
+        raise ValueError(f"none of the {len(photos)} photos of the split {split!r} can be used ({errors[0]})")
+    return Split([photos[i] for i in usable], torch.from_numpy(features).float(), errors)
+
+
+def caption_data(split: Split, vocabulary: Vocabulary) -> CaptionData:
+    """A split's captions as ids; captions without a word are left out."""
+    pairs = [
+        (i, vocabulary.encode(tokenise(c))) for i, photo in enumerate(split.photos) for c in photo.captions
+    ]
+    pairs = [(i, ids) for i, ids in pairs if ids]
+    return CaptionData([ids for _, ids in pairs], [i for i, _ in pairs], split.features)
+
+
+def train_recipe(
+    name: str,
+    recipe: Recipe,
+    corpus: Corpus,
+    out: Path,
+    command: str = "",
+    cache_folder: Path | None = None,
+    device: torch.device | str = "cpu",
+    on_features: Callable[[int, int], None] = lambda done, total: None,
+    on_errors: Callable[[Sequence[ImageError]], None] = lambda errors: None,
+    on_step: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> Pipeline:
+    """Train a model, or go on with a run that was stopped, and save it in `out`.
+
+    Args:
+        name: Of the recipe.
+        recipe: What to train.
+        corpus: With a train and a dev split.
+        out: Folder of the model, its checkpoint, log and curves.
+        command: What was typed, for the model card.
+        cache_folder: Of the feature cache.
+        device: To train on.
+        on_features: Called as photos are encoded, with how many are done and how many there are.
+        on_errors: Called with the photos that cannot be used.
+        on_step: Called with every record of the training log.
+
+    Raises:
+        ValueError: The data cannot be trained on, the loss is not finite, or `out` holds another run.
+    """
+    encoder = load_encoder(recipe.encoder).to(device)
+    cache = FeatureCache(encoder, cache_folder)
+    train_split = encode_split(corpus, "train", cache, on_features)
+    dev_split = encode_split(corpus, "dev", cache, on_features)
+    on_errors([*train_split.errors, *dev_split.errors])
+    tokens = (tokenise(caption) for photo in train_split.photos for caption in photo.captions)
+    vocabulary = Vocabulary.build(tokens, recipe.min_count)
+    data, dev = caption_data(train_split, vocabulary), caption_data(dev_split, vocabulary)
+    torch.manual_seed(recipe.training.seed)
+    model = MODELS[model_name(recipe.model)](recipe.model, len(vocabulary), encoder.width)
+    assert isinstance(model, NeuralLanguageModel)
+    model.to(device)
+    run = {"recipe": asdict(recipe), "encoder": encoder.fingerprint, "data": corpus.fingerprint}
+    on_step = _with_tensorboard(out, on_step)
+    progress = train(model, vocabulary, data, dev, recipe.training, out, run, on_step)
+    plot_curves(out / "log.jsonl", out / "curves.png")
+    pipeline = Pipeline(model, vocabulary, encoder, recipe.generation)
+    pipeline.provenance = {
+        "training": _provenance(name, recipe, corpus, command, progress),
+        "code": code_version(),
+    }
+    pipeline.save(out)
+    return pipeline
+
+
+def _provenance(
+    name: str, recipe: Recipe, corpus: Corpus, command: str, progress: Progress
+) -> dict[str, Any]:
+    return {
+        "recipe_name": name,
+        "recipe": asdict(recipe),
+        "command": command,
+        "data": corpus.summary(),
+        "data_fingerprint": corpus.fingerprint,
+        "dev_perplexity": progress.best_perplexity,
+        "best_epoch": progress.best_epoch,
+        "steps": progress.step,
+    }
+
+
+def _with_tensorboard(
+    out: Path, on_step: Callable[[dict[str, Any]], None]
+) -> Callable[[dict[str, Any]], None]:
+    """Send the log's numbers to TensorBoard too, if it is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return on_step
+    writer = SummaryWriter(str(out / "tensorboard"))
+
+    def both(record: dict[str, Any]) -> None:
+        on_step(record)
+        for key in ("bits", "learning_rate", "tokens_per_second", "dev_perplexity"):
+            if key in record:
+                writer.add_scalar(key, record[key], record["step"])
+        if "dev_perplexity" in record:
+            writer.flush()
+
+    return both
+
+
+def load_log(out: Path) -> list[dict[str, Any]]:
+    """The records of a run's `log.jsonl`."""
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

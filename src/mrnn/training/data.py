@@ -1,0 +1,51 @@
+"""Captions and features as training sees them: ids, in batches of like length.
+
+Shapes: N images, S sentences, D feature width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mrnn.likelihood import Batch
+from mrnn.text import Vocabulary
+
+
+@dataclass(frozen=True)
+class CaptionData:
+    """Sentences of ids with their images' features.
+
+    Args:
+        sentences: S sentences without signs.
+        images: For each sentence the row of its image.
+        features: (N, D).
+    """
+
+    sentences: Sequence[Sequence[int]]
+    images: Sequence[int]
+    features: Float[Tensor, "N ..."]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sentences, end signs included."""
+        return sum(len(sentence) + 1 for sentence in self.sentences)
+
+    def batches(self, vocabulary: Vocabulary, size: int, seed: int, epoch: int) -> Iterator[Batch]:
+        """Every sentence once, in batches of like length, in an order drawn from seed and epoch alone.
+
+        Sentences are shuffled, cut into pools of 50 batches, sorted by length within a pool, and the batches
+        are shuffled again: nearly no padding, nearly the variety of a full shuffle.
+        """
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.sentences), generator=generator).tolist()
+        batches: list[list[int]] = []
+        for start in range(0, len(order), 50 * size):
+            pool = sorted(order[start : start + 50 * size], key=lambda i: len(self.sentences[i]))
+            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield Batch.of(
+                [self.sentences[s] for s in batches[i]], [self.images[s] for s in batches[i]], vocabulary
+            )
