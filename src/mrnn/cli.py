@@ -5,11 +5,12 @@ Exit codes: 0 all went well, 1 some inputs failed (each is named on stderr), 2 b
 
 import contextlib
 import functools
+import io
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,9 +19,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 Photos = Annotated[Positional[tuple[Path, ...]], arg(metavar="PHOTO", help_behavior_hint="")]
-Data = Annotated[
-    UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="(required, repeatable)")
-]
+Data = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="(required, repeatable)")]
 Json = Annotated[bool, arg(help="Print JSON, one object a line.", help_behavior_hint="")]
 
 
@@ -92,9 +91,7 @@ def _caption_some(pipeline, names: list[str], options: dict[str, Any], as_json: 
     from mrnn.encoders import pool_features
 
     features, positions, errors = pool_features(pipeline.encoder, names)
-    captions = dict(
-        zip(positions, pipeline.caption_features(features, **options) if positions else [], strict=True)
-    )
+    captions = dict(zip(positions, pipeline.caption_features(features, **options) if positions else [], strict=True))
     reasons = {error.name: error for error in errors}
     for i, name in enumerate(names):
         if i not in captions:
@@ -116,9 +113,7 @@ def _caption_fields(c) -> dict[str, Any]:
         "text": c.text,
         "log_likelihood": c.log_likelihood,
         "score": c.score,
-        "tokens": [
-            {"token": w, "log_probability": p} for w, p in zip(words, c.log_probabilities, strict=True)
-        ],
+        "tokens": [{"token": w, "log_probability": p} for w, p in zip(words, c.log_probabilities, strict=True)],
     }
 
 
@@ -164,9 +159,7 @@ def evaluate(
     captions = []
     if metrics == "all":
         generation = pipeline.generation if beam is None else replace(pipeline.generation, beam=beam)
-        more, captions = evaluate_captions(
-            pipeline.model, pipeline.vocabulary, references, photos.features, generation
-        )
+        more, captions = evaluate_captions(pipeline.model, pipeline.vocabulary, references, photos.features, generation)
         figures |= more
     print(f"{model} on {corpus.name}, split {split}")
     for key, value in figures.items():
@@ -241,9 +234,7 @@ class _TrainingBar:
         self._speed = record.get("tokens_per_second", self._speed)
         self._advance(record["step"], record["steps"], f"{self._speed:,} tokens/s")
         if "dev_perplexity" in record:
-            _say(
-                f"epoch {record['epoch']}: dev perplexity {record['dev_perplexity']:.3f}, {self._speed:,} tokens/s"
-            )
+            _say(f"epoch {record['epoch']}: dev perplexity {record['dev_perplexity']:.3f}, {self._speed:,} tokens/s")
 
 
 def _train_command(recipe_name: str, arguments: list[str]) -> int:
@@ -289,6 +280,12 @@ HELP = """usage: mrnn VERB ...
   train RECIPE --data DIR --out DIR    train a model
 
 mrnn VERB --help tells more; mrnn --version prints the version."""
+TRAIN_HELP = """usage: mrnn train RECIPE --data DIR --out DIR [...]
+
+recipes:
+{recipes}
+
+mrnn train RECIPE --help lists every option."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -312,9 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
                 recipes = "\n".join(
                     f"  {name:12} {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()
                 )
-                print(
-                    f"usage: mrnn train RECIPE --data DIR --out DIR [...]\n\nrecipes:\n{recipes}\n\nmrnn train RECIPE --help lists every option."
-                )
+                print(TRAIN_HELP.format(recipes=recipes))
                 return 0 if rest and rest[0] in ("-h", "--help") else 2
             return _train_command(rest[0], rest[1:])
         if verb not in VERBS:
@@ -341,17 +336,33 @@ def _parse(verb: Callable[..., int], arguments: list[str], program: str, descrip
     def run(*args: Any, **options: Any) -> int:
         nonlocal started
         started = True
-        return verb(*args, **options)
+        with contextlib.redirect_stderr(sys.__stderr__):
+            return verb(*args, **options)
 
+    refusal = io.StringIO()
     try:
         config = (tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands)
-        return tyro.cli(run, args=arguments, prog=program, description=description, config=config)
+        with contextlib.redirect_stderr(refusal):  # until `run` begins
+            return tyro.cli(run, args=arguments, prog=program, description=description, config=config)
     except SystemExit as stop:
+        if not started and stop.code:
+            raise Usage(_first_sentence(refusal.getvalue())) from None
         return stop.code if isinstance(stop.code, int) else 2
     except ValueError as error:
         if not started:  # a recipe that contradicts itself is refused while it is put together
             raise Usage(str(error)) from None
         raise
+
+
+def _first_sentence(box: str) -> str:
+    """The message of tyro's framed error, on one line."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    message = []
+    for line in lines:
+        if line.startswith("─"):
+            break
+        message.append(line)
+    return " ".join(message) or "the arguments cannot be read"
 
 
 def _keep_memory() -> None:
@@ -395,7 +406,7 @@ def _command() -> str:
 
 
 @contextlib.contextmanager
-def _bar(label: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+def _bar(label: str, total: int | None = None) -> Generator[Callable[..., None]]:
     """A progress bar on stderr, on a terminal only.
 
     Yields:

@@ -5,13 +5,13 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str) -> Generator[Path]:
     """Give a temporary path beside `path`, which takes its place when the block ends without an error.
 
     A full disk or a kill leaves the old file, or none, and at most a hidden temporary file.

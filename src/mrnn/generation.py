@@ -59,9 +59,7 @@ class GenerationConfig:
         if not 0 <= self.min_length <= self.max_length or self.max_length < 1:
             raise ValueError(f"no length is between {self.min_length} and {self.max_length} words")
         if self.temperature <= 0:
-            raise ValueError(
-                f"the temperature is {self.temperature}, but must be above 0 (or use greedy search)"
-            )
+            raise ValueError(f"the temperature is {self.temperature}, but must be above 0 (or use greedy search)")
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError("top_k must be 0 or more, and top_p above 0 and at most 1")
 
@@ -209,11 +207,7 @@ def _beam(
         state = map_state(lambda s, flat=flat: s.index_select(0, flat), state)
         rows, live, history, words = rows[kept], live[kept], history[kept], words[kept].flatten()
     return [
-        [
-            sentence[: sentence.index(end)]
-            for sentence, score in zip(several, scores, strict=True)
-            if score > _NEVER
-        ]
+        [sentence[: sentence.index(end)] for sentence, score in zip(several, scores, strict=True) if score > _NEVER]
         for several, scores in zip(sentences.tolist(), finished.tolist(), strict=True)
     ]
 
@@ -235,10 +229,7 @@ def _draw(
         log_p, state = _next_word(model, vocabulary, words, state, image)
         if length < config.min_length:
             log_p[:, end] = _NEVER
-        if config.method == "greedy":
-            words = log_p.argmax(-1)
-        else:
-            words = _sample(log_p, config, generator)
+        words = log_p.argmax(-1) if config.method == "greedy" else _sample(log_p, config, generator)
         words = torch.where(going, words, end)
         drawn.append(words)
         going &= words != end
@@ -249,9 +240,7 @@ def _draw(
     return [sentences[i : i + config.n] for i in range(0, len(sentences), config.n)]
 
 
-def _sample(
-    log_p: Float[Tensor, "B V"], config: GenerationConfig, generator: torch.Generator
-) -> Int[Tensor, " B"]:
+def _sample(log_p: Float[Tensor, "B V"], config: GenerationConfig, generator: torch.Generator) -> Int[Tensor, " B"]:
     scores, words = (log_p / config.temperature).sort(-1, descending=True)
     p = scores.softmax(-1)
     if config.top_k:

@@ -166,7 +166,6 @@ class Preprocessing:
     def from_dict(cls, fields: dict[str, Any]) -> "Preprocessing":
         """Rebuild from the JSON form that a saved model holds."""
         as_tuples: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
-            for k, v in fields.items()
+            k: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in fields.items()
         }
         return cls(**as_tuples)

@@ -34,9 +34,7 @@ def model_card(name: str, config: dict[str, Any]) -> str:
     """
     parts = [_HEAD.format(name=name)]
     model = {k: v for k, v in config["model"].items() if k != "name"}
-    parts.append(
-        f"## Model\n\n`{config['model']['name']}` on `{config['encoder']['name']}`: {_inline(model)}.\n"
-    )
+    parts.append(f"## Model\n\n`{config['model']['name']}` on `{config['encoder']['name']}`: {_inline(model)}.\n")
     if "training" in config:
         t = config["training"]
         parts.append(
@@ -58,7 +56,4 @@ def model_card(name: str, config: dict[str, Any]) -> str:
 
 
 def _inline(fields: dict[str, Any]) -> str:
-    return (
-        ", ".join(f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in fields.items())
-        or "not known"
-    )
+    return ", ".join(f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in fields.items()) or "not known"

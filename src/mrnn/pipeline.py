@@ -206,18 +206,14 @@ def load(name: Path | str = "base", device: torch.device | str = "cpu") -> Pipel
     folder = _folder(name)
     for file in _FILES:
         if not (folder / file).is_file():
-            if file == "model.safetensors" and (
-                pickles := [p.name for p in folder.iterdir() if p.suffix in _PICKLES]
-            ):
+            if file == "model.safetensors" and (pickles := [p.name for p in folder.iterdir() if p.suffix in _PICKLES]):
                 raise ValueError(
                     f"{folder}: holds {pickles[0]}, but a pickle is never loaded; save as model.safetensors"
                 )
             raise ValueError(f"{folder}: has no {file}, so it is no saved model")
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or config.pop("format", None) != FORMAT:
-        raise ValueError(
-            f"{folder}/config.json: not of format {FORMAT}; another version of mrnn saved this model"
-        )
+        raise ValueError(f"{folder}/config.json: not of format {FORMAT}; another version of mrnn saved this model")
     vocabulary = Vocabulary.load(folder / "vocab.txt")
     try:
         description = dict(config.pop("model"))
@@ -266,9 +262,7 @@ def _load_weights(model: LanguageModel, path: Path) -> None:
                 f"{path}: the tensor {name} is {'missing' if name in expected else 'not one of the model'}"
             )
         if tuple(weights[name].shape) != expected[name]:
-            raise ValueError(
-                f"{path}: {name} has the shape {tuple(weights[name].shape)}, not {expected[name]}"
-            )
+            raise ValueError(f"{path}: {name} has the shape {tuple(weights[name].shape)}, not {expected[name]}")
         if not weights[name].isfinite().all():
             raise ValueError(f"{path}: {name} holds numbers that are not finite")
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})

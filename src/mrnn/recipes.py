@@ -96,9 +96,7 @@ def encode_split(
 
 def caption_data(split: Split, vocabulary: Vocabulary) -> CaptionData:
     """A split's captions as ids; captions without a word are left out."""
-    pairs = [
-        (i, vocabulary.encode(tokenise(c))) for i, photo in enumerate(split.photos) for c in photo.captions
-    ]
+    pairs = [(i, vocabulary.encode(tokenise(c))) for i, photo in enumerate(split.photos) for c in photo.captions]
     pairs = [(i, ids) for i, ids in pairs if ids]
     return CaptionData([ids for _, ids in pairs], [i for i, _ in pairs], split.features)
 
@@ -157,9 +155,7 @@ def train_recipe(
     return pipeline
 
 
-def _provenance(
-    name: str, recipe: Recipe, corpus: Corpus, command: str, progress: Progress
-) -> dict[str, Any]:
+def _provenance(name: str, recipe: Recipe, corpus: Corpus, command: str, progress: Progress) -> dict[str, Any]:
     return {
         "recipe_name": name,
         "recipe": asdict(recipe),
@@ -172,9 +168,7 @@ def _provenance(
     }
 
 
-def _with_tensorboard(
-    out: Path, on_step: Callable[[dict[str, Any]], None]
-) -> Callable[[dict[str, Any]], None]:
+def _with_tensorboard(out: Path, on_step: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
     """Send the log's numbers to TensorBoard too, if it is installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -17,7 +17,8 @@ from mrnn.files import read_text, write_atomically
 START, END, UNKNOWN = "<start>", "<end>", "<unknown>"
 SIGNS = (START, END, UNKNOWN)
 
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+# Without the combining voice marks and the middle dot, which stand among the Kana.
+_UNSPACED = "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _LETTER = rf"[^\W_{_UNSPACED}]"
 _CLITIC = rf"'(?:s|re|ve|d|ll|m)(?!{_LETTER})"
 _TOKEN = re.compile(rf"[{_UNSPACED}]|{_CLITIC}|{_LETTER}+(?:(?!{_CLITIC})'{_LETTER}+)*")
@@ -75,7 +76,7 @@ class Vocabulary:
         if len(self._ids) != len(self.tokens):
             twice = next(token for token, n in Counter(self.tokens).items() if n > 1)
             raise ValueError(f"the vocabulary holds {twice!r} more than once")
-        if bad := next((t for t in self.tokens if not t or t.split() != [t]), None):
+        if (bad := next((t for t in self.tokens if t.split() != [t]), None)) is not None:
             raise ValueError(f"the vocabulary holds {bad!r}, which is not one word")
         self.start, self.end, self.unknown = (self._ids[sign] for sign in SIGNS)
 
@@ -132,7 +133,8 @@ class Vocabulary:
         Raises:
             ValueError: The file is not UTF-8, or holds no well-formed vocabulary.
         """
+        lines = read_text(path).splitlines()
         try:
-            return cls(read_text(path).splitlines())
+            return cls(lines)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None

@@ -102,9 +102,7 @@ class Corpus:
         photos = [photo for photo in self.photos if photo.split == name]
         if not photos:
             there = sorted({photo.split for photo in self.photos if photo.split})
-            raise ValueError(
-                f"{self.name} has no photo in the split {name!r}; it has {', '.join(there) or 'no split'}"
-            )
+            raise ValueError(f"{self.name} has no photo in the split {name!r}; it has {', '.join(there) or 'no split'}")
         return photos
 
     @property
@@ -209,16 +207,13 @@ class CorpusBuilder:
             self.report.add("photos without captions", path.name)
         if not photos:
             reasons = "; ".join(self.report.lines())
-            raise ValueError(
-                f"{self.folder}: {self.name} layout, but no photo with a caption is left ({reasons})"
-            )
+            raise ValueError(f"{self.folder}: {self.name} layout, but no photo with a caption is left ({reasons})")
         if n := sum(not photo.split for photo in photos):
             self.report.notes.append(f"photos in no split: {n:,}")
         if not any(photo.split == "dev" for photo in photos):
             self.report.notes.append("no dev split is given: 1 in 20 train photos is held out")
             photos = [
-                replace(p, split="dev") if p.split == "train" and _draw(p.id, "dev") < 0.05 else p
-                for p in photos
+                replace(p, split="dev") if p.split == "train" and _draw(p.id, "dev") < 0.05 else p for p in photos
             ]
         return Corpus(self.name, tuple(photos), self.report)
 

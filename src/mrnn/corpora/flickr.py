@@ -28,11 +28,7 @@ def _kaggle_file(folder: Path) -> Path | None:
     if not path.is_file():
         return None
     with path.open("rb") as file:
-        return (
-            path
-            if file.readline().removeprefix(b"\xef\xbb\xbf").strip().lower() == b"image,caption"
-            else None
-        )
+        return path if file.readline().removeprefix(b"\xef\xbb\xbf").strip().lower() == b"image,caption" else None
 
 
 def recognises(folder: Path) -> bool:
@@ -43,9 +39,7 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path) -> Corpus:
     """Read captions and lists."""
     tokens = _token_file(folder)
-    builder = CorpusBuilder(
-        "Flickr (token file)" if tokens else "Flickr (captions.txt)", folder, image_folders(folder)
-    )
+    builder = CorpusBuilder("Flickr (token file)" if tokens else "Flickr (captions.txt)", folder, image_folders(folder))
     if tokens is not None:
         _read_tokens(tokens, builder)
     else:

@@ -16,9 +16,7 @@ _FIELD = re.compile(r"<(DOCNO|TITLE|DESCRIPTION|NOTES|LOCATION|DATE|IMAGE|THUMBN
 
 
 def _annotations(folder: Path) -> Path | None:
-    return next(
-        (f for f in sorted(folder.glob("annotations*")) if f.is_dir() and any(f.glob("*/*.eng"))), None
-    )
+    return next((f for f in sorted(folder.glob("annotations*")) if f.is_dir() and any(f.glob("*/*.eng"))), None)
 
 
 def recognises(folder: Path) -> bool:

@@ -43,8 +43,8 @@ def read(folder: Path) -> Corpus:
     image_column, caption_column, split_column = columns
     builder = CorpusBuilder(f"table ({path.name})", path.parent, image_folders(path.parent))
     for where, row in read_rows(path):
-        image = row.get(image_column) if row is not None else None
-        captions = row.get(caption_column) if row is not None else None
+        row = row or {}
+        image, captions = row.get(image_column), row.get(caption_column)
         if not isinstance(image, str) or not image.strip() or captions is None:
             builder.report.add("broken lines", where)
             continue

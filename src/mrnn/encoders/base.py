@@ -41,11 +41,15 @@ class Encoder(nn.Module):
         width: D.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str, network: nn.Module, preprocessing: Preprocessing, width: int):
         super().__init__()
         self.name, self.preprocessing, self.width = name, preprocessing, width
         self.fingerprint = _fingerprint(network, preprocessing)
-        self.network = _fold_batch_norms(network.eval()).to(memory_format=torch.channels_last)
+        self.network: nn.Module = _fold_batch_norms(network.eval())
+        self.network.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
         self.requires_grad_(False)
         self.register_buffer("mean", torch.tensor(preprocessing.mean), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std), persistent=False)
@@ -103,9 +107,7 @@ class Encoder(nn.Module):
         }
 
 
-def pool_features(
-    encoder: Encoder, sources: Sequence[ImageSource]
-) -> tuple[Tensor, list[int], list[ImageError]]:
+def pool_features(encoder: Encoder, sources: Sequence[ImageSource]) -> tuple[Tensor, list[int], list[ImageError]]:
     """Pooled features (N, D) of the photos that can be used, their positions in `sources`, and the errors."""
     parts, positions, errors = [torch.empty(0, encoder.width)], [], []
     for done, features, bad in encoder.encode(sources):

@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +68,7 @@ class FeatureCache:
         keys: list[str | ImageError] = list(each(list(paths), _content_hash, threads))
         known = self._known()
         missing: dict[str, Path] = {
-            key: path
-            for key, path in zip(keys, paths, strict=True)
-            if isinstance(key, str) and key not in known
+            key: path for key, path in zip(keys, paths, strict=True) if isinstance(key, str) and key not in known
         }
         errors = {key.name: key for key in keys if isinstance(key, ImageError)}
         if missing:
@@ -107,7 +105,7 @@ class FeatureCache:
         return errors
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[tuple]:
+    def _writing(self) -> Generator[tuple]:
         """Both files open for appending, cut to the same length, and locked against other processes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "encoder.json").exists():

@@ -28,9 +28,7 @@ def load_checkpoint(network: nn.Module, name: str, source: str | None, url: str)
     """
     try:
         if source is None:
-            state = torch.hub.load_state_dict_from_url(
-                url, map_location="cpu", check_hash=True, weights_only=True
-            )
+            state = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
         elif Path(source).suffix == ".safetensors":
             from safetensors.torch import load_file
 

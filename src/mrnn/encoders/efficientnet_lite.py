@@ -33,7 +33,8 @@ STAGES = [
 class SameConv(nn.Conv2d):
     """Convolution padded as TensorFlow's "same": a stride-2 kernel pads one more at the end than at the start."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         k, s = self.kernel_size[0], self.stride[0]
         pads = [max((math.ceil(n / s) - 1) * s + k - n, 0) for n in x.shape[-2:]]
         h, w = pads
@@ -96,7 +97,7 @@ class EfficientNetLite(nn.Module):
         self._conv_head = SameConv(c_in, 1280, 1, bias=False)
         self._bn1 = batch_norm(1280)
         self._fc = nn.Linear(1280, classes)
-        self.preprocessing = Preprocessing(side, (127.0,) * 3, (128.0,) * 3)
+        self.preprocessing = Preprocessing(side, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Encode normalised photos.

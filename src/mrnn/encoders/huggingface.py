@@ -52,9 +52,7 @@ def load(source: str | None) -> tuple[VisionTower, int, Preprocessing]:
         ValueError: No model is named, transformers is not installed, or the model cannot be had.
     """
     if not source:
-        raise ValueError(
-            "name the model too: huggingface:openai/clip-vit-base-patch32, or huggingface:FOLDER"
-        )
+        raise ValueError("name the model too: huggingface:openai/clip-vit-base-patch32, or huggingface:FOLDER")
     try:
         from transformers import AutoModel
         from transformers.utils import cached_file
@@ -64,9 +62,7 @@ def load(source: str | None) -> tuple[VisionTower, int, Preprocessing]:
         model = AutoModel.from_pretrained(source, use_safetensors=True, trust_remote_code=False)
         file = cached_file(source, "preprocessor_config.json")
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"huggingface:{source} cannot be loaded ({str(error).strip().splitlines()[0]})"
-        ) from None
+        raise ValueError(f"huggingface:{source} cannot be loaded ({str(error).strip().splitlines()[0]})") from None
     tower = VisionTower(model)
     config = getattr(model.config, "vision_config", model.config)
     width = tower.projection.out_features if tower.projection is not None else _width(config)
@@ -90,11 +86,11 @@ def _preprocessing(config: dict) -> Preprocessing:
     # ConvNeXt below 384 scales the shorter side to side / crop_pct before it cuts the centre out.
     scale = (shorter or side) / side if "crop_pct" not in config else 1 / config["crop_pct"]
     grey = [0.5, 0.5, 0.5]
-    mean, std = (tuple(255.0 * x for x in config.get(key) or grey) for key in ("image_mean", "image_std"))
+    mean, std = ([255.0 * x for x in config.get(key) or grey] for key in ("image_mean", "image_std"))
     return Preprocessing(
         side=side,
-        mean=mean,
-        std=std,
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
         resize="squash" if shorter is None else "crop",
         interpolation=_PILLOW.get(config.get("resample", 3), "bicubic"),
         scale=scale,

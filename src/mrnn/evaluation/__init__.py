@@ -35,9 +35,7 @@ def evaluate_likelihood(
     """
     sentences = [(i, vocabulary.encode(tokenise(c))) for i, several in enumerate(captions) for c in several]
     sentences = [(i, ids) for i, ids in sentences if ids]
-    score = pair_log_likelihood(
-        model, vocabulary, [ids for _, ids in sentences], [i for i, _ in sentences], features
-    )
+    score = pair_log_likelihood(model, vocabulary, [ids for _, ids in sentences], [i for i, _ in sentences], features)
     tokens = sum(len(ids) + 1 for _, ids in sentences)
     value = perplexity(score.double().sum().item(), tokens)
     unknown = sum(ids.count(vocabulary.unknown) for _, ids in sentences)

@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import Any
 
 
 def caption_metrics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -29,9 +31,7 @@ def caption_metrics(hypotheses: Sequence[str], references: Sequence[Sequence[str
     except ImportError:
         raise ValueError("caption metrics need an extra: pip install 'mrnn[eval]'") from None
     if shutil.which("java") is None:
-        raise ValueError(
-            "caption metrics need Java for the Penn Treebank tokeniser and METEOR; install a Java runtime"
-        )
+        raise ValueError("caption metrics need Java for the Penn Treebank tokeniser and METEOR; install a Java runtime")
     if not hypotheses or len(hypotheses) != len(references) or not all(references):
         raise ValueError("every caption needs at least one reference, and there must be one caption at least")
     results = {i: [caption] for i, caption in enumerate(penn_treebank([[h] for h in hypotheses], flat=True))}
@@ -51,8 +51,22 @@ def penn_treebank(sentences: Sequence[Sequence[str]], flat: bool = False) -> lis
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     keyed = {i: [{"caption": " ".join(s.split())} for s in several] for i, several in enumerate(sentences)}
-    tokenised = PTBTokenizer().tokenize(keyed)
+    with _quiet():
+        tokenised = PTBTokenizer().tokenize(keyed)
     return [tokenised[i][0] if flat else tokenised[i] for i in range(len(sentences))]
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Without what Java programs print about their speed on stderr."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -60,7 +74,7 @@ def bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict
     from sacrebleu.metrics import BLEU
 
     most = max(map(len, references))
-    streams = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
+    streams: list[Any] = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
     metrics: dict[str, float] = {}
     for n in range(1, 5):
         score = BLEU(max_ngram_order=n, tokenize="none", smooth_method="none", force=True).corpus_score(

@@ -27,7 +27,7 @@ class LanguageModel(nn.Module, ABC):
         features: D, width of the image features.
     """
 
-    Config: ClassVar[type]
+    Config: ClassVar[Any]
     uses_image: ClassVar[bool] = True
 
     def __init__(self, config: Any, vocabulary: int, features: int):
@@ -35,9 +35,7 @@ class LanguageModel(nn.Module, ABC):
         self.config, self.vocabulary, self.features = config, vocabulary, features
 
     @abstractmethod
-    def encode_text(
-        self, tokens: Int[Tensor, "B T"], state: State = None
-    ) -> tuple[Float[Tensor, "B T M"], State]:
+    def encode_text(self, tokens: Int[Tensor, "B T"], state: State = None) -> tuple[Float[Tensor, "B T M"], State]:
         """What the sentence alone says at every position.
 
         Args:
@@ -76,6 +74,9 @@ class NeuralLanguageModel(LanguageModel):
     Features are standardised by the mean and deviation of the training images, which are the model's own
     buffers: whoever loads it need not know them.
     """
+
+    feature_mean: Tensor
+    feature_std: Tensor
 
     def __init__(self, config: Any, vocabulary: int, features: int):
         super().__init__(config, vocabulary, features)

@@ -46,6 +46,4 @@ class CaptionData:
             pool = sorted(order[start : start + 50 * size], key=lambda i: len(self.sentences[i]))
             batches += [pool[i : i + size] for i in range(0, len(pool), size)]
         for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield Batch.of(
-                [self.sentences[s] for s in batches[i]], [self.images[s] for s in batches[i]], vocabulary
-            )
+            yield Batch.of([self.sentences[s] for s in batches[i]], [self.images[s] for s in batches[i]], vocabulary)

@@ -212,9 +212,7 @@ def _optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Op
     return torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def _perplexity(
-    model: LanguageModel, vocabulary: Vocabulary, data: CaptionData, device: torch.device
-) -> float:
+def _perplexity(model: LanguageModel, vocabulary: Vocabulary, data: CaptionData, device: torch.device) -> float:
     features = data.features.to(device)
     score = pair_log_likelihood(model, vocabulary, data.sentences, data.images, features)
     return perplexity(score.double().sum().item(), data.tokens)

@@ -17,9 +17,7 @@ from mrnn.likelihood import Batch, real_token_logits
 from mrnn.models import LanguageModel
 
 
-def bits(
-    model: LanguageModel, batch: Batch, features: Float[Tensor, "B ..."]
-) -> tuple[Float[Tensor, ""], int]:
+def bits(model: LanguageModel, batch: Batch, features: Float[Tensor, "B ..."]) -> tuple[Float[Tensor, ""], int]:
     """Bits of all real tokens together, and their number."""
     logits, targets = real_token_logits(model, batch, model.encode_image(features))
     nats = nn.functional.cross_entropy(logits.float(), targets, reduction="sum")

@@ -1,0 +1,158 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_models import every_model, make, photos
+
+from mrnn.generation import GenerationConfig, generate
+from mrnn.likelihood import token_log_probabilities
+from mrnn.models import MRNN, MRNNConfig
+from mrnn.text import SIGNS, Vocabulary
+
+VOCABULARY = Vocabulary([*SIGNS, *(f"w{i}" for i in range(20))])
+TINY = Vocabulary([*SIGNS, "a", "b", "c"])
+
+
+def sharp(name, factor=6.0):
+    """A model whose next words differ much in probability."""
+    model = make(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(factor if parameter.ndim > 1 else 1)
+    return model
+
+
+def image_of(model, n=4):
+    with torch.no_grad():
+        return model.encode_image(photos(n))
+
+
+@every_model
+@pytest.mark.parametrize("options", [{}, {"method": "greedy"}, {"method": "sample", "n": 3}, {"n": 4, "beam": 4}])
+def test_reported_probabilities_are_the_scorers(name, options):
+    model = sharp(name)
+    image = image_of(model)
+    for i, captions in enumerate(generate(model, VOCABULARY, image, GenerationConfig(**options))):
+        for caption in captions:
+            ids = VOCABULARY.encode(caption.tokens)
+            expected = token_log_probabilities(model, VOCABULARY, [ids], image[i : i + 1])[0]
+            assert caption.log_probabilities == pytest.approx(expected, abs=1e-4)
+            assert caption.log_likelihood == pytest.approx(sum(expected), abs=1e-3)
+            assert not set(caption.tokens) & set(SIGNS)
+            assert 1 <= len(caption.tokens) <= 25
+
+
+@every_model
+@pytest.mark.parametrize("method", ["beam", "greedy"])
+def test_a_batch_gives_what_single_images_give(name, method):
+    model = sharp(name)
+    image = image_of(model, 9)
+    config = GenerationConfig(method=method)
+    together = generate(model, VOCABULARY, image, config, batch=4)
+    alone = [generate(model, VOCABULARY, image[i : i + 1], config)[0] for i in range(9)]
+    assert [c[0].tokens for c in together] == [c[0].tokens for c in alone]
+
+
+def tiny_model(seed):
+    torch.manual_seed(seed)
+    model = MRNN(MRNNConfig(embedding=4, word=5, recurrent=5, multimodal=6), len(TINY), 7).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.ndim > 1 else 1)
+    return model
+
+
+@given(seed=st.integers(0, 200), exponent=st.sampled_from([0.0, 0.7, 1.0]), shortest=st.integers(0, 2))
+@settings(max_examples=15, deadline=None)
+def test_a_wide_beam_finds_what_exhaustive_search_finds(seed, exponent, shortest):
+    model = tiny_model(seed)
+    image = image_of(model, 1)
+    words = [3, 4, 5]
+    every = [list(s) for n in range(shortest, 4) for s in itertools.product(words, repeat=n)]
+    log_p = token_log_probabilities(model, TINY, every, image.expand(len(every), -1))
+    scored = sorted(((sum(p) / len(p) ** exponent, s) for p, s in zip(log_p, every, strict=True)), reverse=True)
+    config = GenerationConfig(beam=81, n=3, length_exponent=exponent, min_length=shortest, max_length=3)
+    found = generate(model, TINY, image, config)[0]
+    assert [c.score for c in found] == pytest.approx([score for score, _ in scored[:3]], abs=1e-4)
+
+
+def test_greedy_takes_the_likeliest_word_each_time():
+    model = sharp("mrnn")
+    image = image_of(model, 1)
+    caption = generate(model, VOCABULARY, image, GenerationConfig(method="greedy"))[0][0]
+    ids = [VOCABULARY.start]
+    for word in caption.tokens:
+        text, _ = model.encode_text(torch.tensor([ids]))
+        logits = model.logits(text[0, -1], image[0])
+        logits[[VOCABULARY.start, VOCABULARY.unknown]] = -torch.inf
+        if len(ids) == 1:
+            logits[VOCABULARY.end] = -torch.inf
+        assert VOCABULARY.tokens[int(logits.argmax())] == word
+        ids.append(int(logits.argmax()))
+
+
+def test_samples_follow_the_models_distribution():
+    model = tiny_model(3)
+    image = image_of(model, 1)
+    config = GenerationConfig(method="sample", n=4000, max_length=1)
+    first = [c.tokens[0] for c in generate(model, TINY, image, config)[0]]
+    text, _ = model.encode_text(torch.tensor([[TINY.start]]))
+    p = model.logits(text[0, 0], image[0])[3:].softmax(-1)
+    for token, share in zip("abc", p.tolist(), strict=True):
+        assert first.count(token) / 4000 == pytest.approx(share, abs=0.03)
+
+
+def test_top_k_and_top_p_of_almost_nothing_are_greedy():
+    model = sharp("mrnn")
+    image = image_of(model)
+    greedy = generate(model, VOCABULARY, image, GenerationConfig(method="greedy"))
+    for options in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}):
+        drawn = generate(model, VOCABULARY, image, GenerationConfig(method="sample", **options))
+        assert [c[0].tokens for c in drawn] == [c[0].tokens for c in greedy]
+
+
+def test_the_seed_decides_the_samples():
+    model = make("mrnn")
+    image = image_of(model)
+
+    def draw(seed):
+        config = GenerationConfig(method="sample", n=2, seed=seed)
+        return [c.tokens for several in generate(model, VOCABULARY, image, config) for c in several]
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+@pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
+@pytest.mark.parametrize(("shortest", "longest"), [(4, 4), (2, 3), (0, 1)])
+def test_lengths_are_kept(method, shortest, longest):
+    model = make("mrnn")
+    config = GenerationConfig(method=method, min_length=shortest, max_length=longest)
+    for captions in generate(model, VOCABULARY, image_of(model), config):
+        assert shortest <= len(captions[0].tokens) <= longest
+
+
+def test_n_best_are_distinct_and_in_order():
+    model = sharp("mrnn", 3)
+    for captions in generate(model, VOCABULARY, image_of(model), GenerationConfig(beam=6, n=6)):
+        scores = [c.score for c in captions]
+        assert scores == sorted(scores, reverse=True)
+        assert len({c.tokens for c in captions}) == len(captions)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beam": 0},
+        {"n": 6, "beam": 5},
+        {"method": "greedy", "n": 2},
+        {"min_length": 5, "max_length": 4},
+        {"temperature": 0},
+        {"top_p": 0},
+        {"top_k": -1},
+    ],
+)
+def test_contradicting_options_are_refused(options):
+    with pytest.raises(ValueError, match=r"\w"):
+        GenerationConfig(**options)

@@ -1,0 +1,192 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_models import make
+
+from mrnn.likelihood import IGNORED
+from mrnn.models import MRNN, MRNNConfig
+from mrnn.text import SIGNS, Vocabulary
+from mrnn.training import CaptionData, TrainingConfig, train
+from mrnn.training.curves import plot_curves
+from mrnn.training.loop import learning_rate
+from mrnn.training.objective import bits, squared_norm
+
+VOCABULARY = Vocabulary([*SIGNS, *(f"w{i}" for i in range(20))])
+CONFIG = TrainingConfig(epochs=4, batch=8, precision="float32", learning_rate=1e-2)
+
+
+def made_data(n=64, seed=0):
+    """Photos whose first feature decides the sentence's first word."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(n, 7, generator=generator)
+    lengths = torch.randint(1, 6, (n,), generator=generator).tolist()
+    sentences = [[3 + int(features[i, 0] > 0)] + [5 + (i + t) % 18 for t in range(m)] for i, m in enumerate(lengths)]
+    return CaptionData(sentences, list(range(n)), features)
+
+
+def small_model(seed=0):
+    torch.manual_seed(seed)
+    sizes = MRNNConfig(embedding=6, word=8, recurrent=8, multimodal=10, dropout_multimodal=0.3, dropout_image=0.3)
+    return MRNN(sizes, len(VOCABULARY), 7)
+
+
+def test_the_cost_is_the_papers_formula():
+    model = make("mrnn")
+    data = made_data(5)
+    (batch,) = data.batches(VOCABULARY, 5, 0, 0)
+    cost, tokens = bits(model, batch, data.features[batch.images])
+    expected = 0.0
+    for row in range(5):
+        logits = model(batch.inputs[row : row + 1], data.features[batch.images[row]][None])[0].double()
+        words = [int(w) for w in batch.targets[row] if w != IGNORED]
+        log2_p = [math.log2(logits[t].softmax(-1)[w]) for t, w in enumerate(words)]
+        log2_perplexity = -sum(log2_p) / len(words)
+        expected += len(words) * log2_perplexity
+    assert float(cost) == pytest.approx(expected, rel=1e-5)
+    assert tokens == data.tokens
+    norm = sum(float((p.double() ** 2).sum()) for p in model.parameters())
+    assert float(squared_norm(model)) == pytest.approx(norm, rel=1e-5)
+
+
+def test_an_epoch_holds_every_sentence_once_in_batches_of_like_length():
+    data = made_data(400)
+    batches = list(data.batches(VOCABULARY, 8, seed=3, epoch=1))
+    seen = sorted(i for batch in batches for i in batch.images.tolist())
+    assert seen == list(range(400))
+    padding = sum(int((batch.targets == IGNORED).sum()) for batch in batches)
+    assert padding < 0.02 * data.tokens
+    again = list(data.batches(VOCABULARY, 8, seed=3, epoch=1))
+    assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(batches, again, strict=True))
+    other = list(data.batches(VOCABULARY, 8, seed=3, epoch=2))
+    assert [b.images.tolist() for b in batches] != [b.images.tolist() for b in other]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        replace(CONFIG, optimizer="sgd", learning_rate=0.1, l2=1e-5),
+        replace(CONFIG, weight_decay=0.1, schedule="constant"),
+        replace(CONFIG, precision="bfloat16"),
+    ],
+    ids=["adamw", "sgd-l2", "constant", "bfloat16"],
+)
+def test_training_learns_from_text_and_image(tmp_path, config):
+    data, dev = made_data(256), made_data(64, seed=1)
+    records = []
+    progress = train(small_model(), VOCABULARY, data, dev, replace(config, epochs=12), tmp_path, {}, records.append)
+    scores = [r["dev_perplexity"] for r in records if "dev_perplexity" in r]
+    assert progress.best_perplexity == pytest.approx(min(scores), abs=1e-3)
+    assert min(scores) < 0.8 * scores[0]
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == records
+    plot_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):
+    def weights(seed, folder):
+        model = small_model(seed)
+        train(model, VOCABULARY, made_data(), made_data(16, 1), replace(CONFIG, seed=seed), tmp_path / folder)
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    assert torch.equal(weights(0, "a"), weights(0, "b"))
+    assert not torch.equal(weights(0, "c"), weights(1, "d"))
+
+
+def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path):
+    model = small_model()
+    wild = replace(CONFIG, epochs=30, learning_rate=0.3, schedule="constant", patience=2)
+    records = []
+    progress = train(model, VOCABULARY, made_data(), made_data(16, 1), wild, tmp_path, {}, records.append)
+    scores = [r["dev_perplexity"] for r in records if "dev_perplexity" in r]
+    assert len(scores) == progress.best_epoch + 2 < 30
+    best = {k.removeprefix("best."): v for k, v in load_file(tmp_path / "checkpoint.safetensors").items() if k[:5] == "best."}
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in best.items())
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_message_and_keeps_the_checkpoint(tmp_path):
+    data = made_data()
+    torch.manual_seed(0)
+    train(small_model(), VOCABULARY, data, made_data(16, 1), replace(CONFIG, epochs=1), tmp_path / "good")
+    broken = replace(data, features=data.features.clone())
+    broken.features[3, 2] = torch.inf
+    with pytest.raises(ValueError, match="not finite"):
+        train(small_model(), VOCABULARY, broken, made_data(16, 1), CONFIG, tmp_path / "bad")
+    assert not (tmp_path / "bad" / "checkpoint.safetensors").exists()
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    train(small_model(), VOCABULARY, made_data(), made_data(16, 1), CONFIG, tmp_path, {"data": "one"})
+    with pytest.raises(ValueError, match="another recipe, data or encoder"):
+        train(small_model(), VOCABULARY, made_data(), made_data(16, 1), CONFIG, tmp_path, {"data": "two"})
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="damaged checkpoint"):
+        train(small_model(), VOCABULARY, made_data(), made_data(16, 1), CONFIG, tmp_path)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_training import *
+train(small_model(), VOCABULARY, made_data(2000), made_data(64, 1), replace(CONFIG, epochs=6), Path(sys.argv[1]))
+"""
+
+
+def finish(folder: Path) -> dict[str, torch.Tensor]:
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", script, str(folder)], check=True, env=environment)
+    return load_file(folder / "checkpoint.safetensors")
+
+
+def test_a_killed_run_ends_with_the_same_bits(tmp_path):
+    expected = finish(tmp_path / "whole")
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    log = tmp_path / "killed" / "log.jsonl"
+    for kills, lines in enumerate((3, 25, 45)):
+        process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "killed")], env=environment)
+        while process.poll() is None and (not log.exists() or log.read_text().count("\n") < lines):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.returncode == -signal.SIGKILL, f"kill {kills} came too late"
+    got = finish(tmp_path / "killed")
+    assert expected.keys() == got.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, got[name]), name
+
+    def numbers(folder):
+        records = [json.loads(line) for line in (tmp_path / folder / "log.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in record.items() if k != "tokens_per_second"} for record in records]
+
+    assert numbers("whole") == numbers("killed")
+
+
+def test_the_schedule_rises_to_its_peak_and_falls_to_nothing():
+    config = TrainingConfig(learning_rate=1.0, warmup=0.1)
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    assert max(rates) == rates[9] == 1.0
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[-1] < 0.001
+    assert learning_rate(replace(config, schedule="constant"), 70, 100) == 1.0
+
+
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"l2": -1}, {"warmup": 2}, {"optimizer": "sgd", "weight_decay": 0.1}])
+def test_contradicting_options_are_refused(options):
+    with pytest.raises(ValueError, match="training"):
+        TrainingConfig(**options)
