@@ -110,7 +110,11 @@ def test_the_best_weights_are_kept_and_patience_ends_the_run(tmp_path):
     progress = train(model, VOCABULARY, made_data(), made_data(16, 1), wild, tmp_path, {}, records.append)
     scores = [r["dev_perplexity"] for r in records if "dev_perplexity" in r]
     assert len(scores) == progress.best_epoch + 2 < 30
-    best = {k.removeprefix("best."): v for k, v in load_file(tmp_path / "checkpoint.safetensors").items() if k[:5] == "best."}
+    best = {
+        k.removeprefix("best."): v
+        for k, v in load_file(tmp_path / "checkpoint.safetensors").items()
+        if k[:5] == "best."
+    }
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in best.items())
 
 
@@ -186,7 +190,9 @@ def test_the_schedule_rises_to_its_peak_and_falls_to_nothing():
     assert learning_rate(replace(config, schedule="constant"), 70, 100) == 1.0
 
 
-@pytest.mark.parametrize("options", [{"epochs": 0}, {"l2": -1}, {"warmup": 2}, {"optimizer": "sgd", "weight_decay": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{"epochs": 0}, {"l2": -1}, {"warmup": 2}, {"optimizer": "sgd", "weight_decay": 0.1}]
+)
 def test_contradicting_options_are_refused(options):
     with pytest.raises(ValueError, match="training"):
         TrainingConfig(**options)

@@ -330,13 +330,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parse(verb: Callable[..., int], arguments: list[str], program: str, description: str | None) -> int:
-    started = False
+    started, stderr = False, sys.stderr
 
     @functools.wraps(verb)
     def run(*args: Any, **options: Any) -> int:
         nonlocal started
         started = True
-        with contextlib.redirect_stderr(sys.__stderr__):
+        with contextlib.redirect_stderr(stderr):
             return verb(*args, **options)
 
     refusal = io.StringIO()
@@ -356,12 +356,14 @@ def _parse(verb: Callable[..., int], arguments: list[str], program: str, descrip
 
 def _first_sentence(box: str) -> str:
     """The message of tyro's framed error, on one line."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    message = []
-    for line in lines:
-        if line.startswith("─"):
+    message: list[str] = []
+    for line in box.splitlines()[1:]:  # below the title
+        text = line.strip("│╭╮╰╯ ")
+        rule = not text.strip("─-")
+        if rule and message:
             break
-        message.append(line)
+        if not rule:
+            message.append(text)
     return " ".join(message) or "the arguments cannot be read"
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mrnn.likelihood import token_log_probabilities
 from mrnn.models import LanguageModel, map_state
+from mrnn.precision import Precision, autocast
 from mrnn.text import Vocabulary, detokenise
 
 _NEVER = float("-inf")
@@ -92,7 +93,8 @@ def generate(
     vocabulary: Vocabulary,
     image: Float[Tensor, "N M"],
     config: GenerationConfig | None = None,
-    batch: int = 64,
+    batch: int = 256,
+    precision: Precision = "auto",
 ) -> list[list[Caption]]:
     """Write captions.
 
@@ -102,6 +104,7 @@ def generate(
         image: What `model.encode_image` gave.
         config: How to search; a beam of 5 if None.
         batch: Images a step.
+        precision: Of a search; samples and all reported probabilities are computed in float32.
 
     Returns:
         For every image `n` captions, the best first (samples in the order drawn).
@@ -109,14 +112,16 @@ def generate(
     config = config or GenerationConfig()
     generator = torch.Generator(image.device).manual_seed(config.seed)
     found: list[list[list[int]]] = []
-    for part in image.split(batch):
-        if config.method == "beam":
-            found += _beam(model, vocabulary, part, config)
-        else:
-            found += _draw(model, vocabulary, part, config, generator)
+    # A search may round, as what it finds is measured exactly; samples must follow the exact distribution.
+    with autocast("float32" if config.method == "sample" else precision, image.device) as reduced:
+        for part in image.to(torch.bfloat16 if reduced else image.dtype).split(batch):
+            if config.method == "beam":
+                found += _beam(model, vocabulary, part, config)
+            else:
+                found += _draw(model, vocabulary, part, config, generator)
     captions = _measure(model, vocabulary, image, found, config)
     if config.method == "beam":
-        return [sorted(several, key=lambda caption: -caption.score)[: config.n] for several in captions]
+        return [sorted(several, key=lambda caption: -caption.score) for several in captions]
     return captions
 
 
@@ -164,25 +169,25 @@ def _beam(
     K, end, device = config.beam, vocabulary.end, image.device
     N = len(image)
     rows = torch.arange(N, device=device)  # the images that are not done, by their place in the batch
-    words = torch.full((N * K,), vocabulary.start, device=device)
-    live = torch.full((N, K), _NEVER, device=device)
-    live[:, 0] = 0.0
-    history = torch.empty((N, K, 0), dtype=torch.long, device=device)
+    words = torch.full((N,), vocabulary.start, device=device)
+    live = torch.zeros((N, 1), device=device)
+    history = torch.empty((N, 1, 0), dtype=torch.long, device=device)
     finished = torch.full((N, K), _NEVER, device=device)
     sentences = torch.full((N, K, config.max_length + 1), end, device=device)
     state = None
     for length in range(config.max_length + 1):
-        log_p, state = _next_word(model, vocabulary, words, state, image[rows].repeat_interleave(K, 0))
+        width = live.shape[1]  # 1 at the start sign, K from then on
+        log_p, state = _next_word(model, vocabulary, words, state, image[rows].repeat_interleave(width, 0))
         if length < config.min_length:
             log_p[:, end] = _NEVER
         if length == config.max_length:
             log_p[:, :end] = log_p[:, end + 1 :] = _NEVER
         # K + 1 continuations of each hypothesis are enough: K words and the end sign.
         top, word = log_p.topk(min(K + 1, log_p.shape[1]), -1)
-        total = (live[:, :, None] + top.unflatten(0, (-1, K))).flatten(1)
+        total = (live[:, :, None] + top.unflatten(0, (-1, width))).flatten(1)
         total, place = total.topk(min(2 * K, total.shape[1]), -1)
         parent = place // top.shape[1]
-        word = word.unflatten(0, (-1, K)).flatten(1).gather(1, place)
+        word = word.unflatten(0, (-1, width)).flatten(1).gather(1, place)
         grown = history.gather(1, parent[:, :, None].expand(-1, -1, length))
         grown = torch.cat([grown, word[:, :, None]], -1)
         ends = word == end
@@ -195,7 +200,7 @@ def _beam(
         both = torch.cat([sentences[rows], padded], 1)
         sentences[rows] = both.gather(1, which[:, :, None].expand(-1, -1, both.shape[2]))
 
-        live, going = total.masked_fill(ends, _NEVER).topk(K, -1)
+        live, going = total.masked_fill(ends, _NEVER).topk(min(K, total.shape[1]), -1)
         words = word.gather(1, going)
         history = grown.gather(1, going[:, :, None].expand(-1, -1, length + 1))
         parent = parent.gather(1, going)
@@ -203,11 +208,11 @@ def _beam(
         if not on.any():
             break
         kept = on.nonzero()[:, 0]
-        flat = (kept[:, None] * K + parent[kept]).flatten()
+        flat = (kept[:, None] * width + parent[kept]).flatten()
         state = map_state(lambda s, flat=flat: s.index_select(0, flat), state)
         rows, live, history, words = rows[kept], live[kept], history[kept], words[kept].flatten()
     return [
-        [sentence[: sentence.index(end)] for sentence, score in zip(several, scores, strict=True) if score > _NEVER]
+        [s[: s.index(end)] for s, score in zip(several, scores, strict=True) if score > _NEVER][: config.n]
         for several, scores in zip(sentences.tolist(), finished.tolist(), strict=True)
     ]
 

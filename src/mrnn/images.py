@@ -57,12 +57,14 @@ def open_image(source: ImageSource, min_side: int | None = None, max_pixels: int
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError(name, f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
-            if min_side is not None:
+            if not width * height:
+                raise ImageError(name, "has no pixels")
+            if min_side is not None and image is not source:  # the caller's own image stays as it is
                 image.draft("RGB", (min_side, min_side))
             return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ImageError(name, "no such file") from None
     except IsADirectoryError:
         raise ImageError(name, "is a folder, not a photo") from None
@@ -115,6 +117,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How a photo becomes an encoder's input; saved with every model, so that it never drifts.
@@ -156,11 +163,10 @@ class Preprocessing:
         filter = Image.Resampling[self.interpolation.upper()]
         if self.resize == "squash":
             return np.asarray(image.resize((self.side, self.side), filter))
-        ratio = longer / min(image.size)
-        width, height = (max(longer, round(x * ratio)) for x in image.size)
-        left, top = (width - self.side) // 2, (height - self.side) // 2
-        image = image.resize((width, height), filter)
-        return np.asarray(image.crop((left, top, left + self.side, top + self.side)))
+        # Of a very long photo the middle is enough; scaled as a whole it would not fit into memory.
+        image = _centre(image, *(min(x, 16 * min(image.size)) for x in image.size))
+        width, height = (x * longer // min(image.size) for x in image.size)
+        return np.asarray(_centre(image.resize((width, height), filter), self.side, self.side))
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Preprocessing":

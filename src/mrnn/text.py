@@ -18,7 +18,8 @@ START, END, UNKNOWN = "<start>", "<end>", "<unknown>"
 SIGNS = (START, END, UNKNOWN)
 
 # Without the combining voice marks and the middle dot, which stand among the Kana.
-_UNSPACED = "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_KANA = "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
+_UNSPACED = rf"{_KANA}\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _LETTER = rf"[^\W_{_UNSPACED}]"
 _CLITIC = rf"'(?:s|re|ve|d|ll|m)(?!{_LETTER})"
 _TOKEN = re.compile(rf"[{_UNSPACED}]|{_CLITIC}|{_LETTER}+(?:(?!{_CLITIC})'{_LETTER}+)*")

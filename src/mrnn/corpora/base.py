@@ -133,14 +133,14 @@ def _draw(photo_id: str, seed: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}:{photo_id}".encode()).digest()[:8]) / 2**64
 
 
-def photo_key(photo_id: str, folder: Path) -> str:
+def photo_key(path: Path) -> str:
     """The identity of a photo across data sets: COCO's and Flickr's numbers where the name has one."""
-    name = Path(photo_id).name
+    name = path.name
     if match := re.fullmatch(r"(?:COCO_\w+_)?(\d{12})\.jpg", name):
         return f"coco:{int(match[1])}"
-    if match := re.fullmatch(r"(\d{5,11})(?:_[0-9a-f]{10})?\.jpg", name):
+    if match := re.fullmatch(r"([1-9]\d{4,10})(?:_[0-9a-f]{10})?\.jpg", name):
         return f"flickr:{match[1]}"
-    return os.fspath((folder / photo_id).resolve())
+    return os.fspath(path.resolve())
 
 
 class CorpusBuilder:
@@ -178,7 +178,7 @@ class CorpusBuilder:
         """
         before = self._splits.setdefault(photo_id, split)
         if before != split:
-            raise ValueError(f"{self.folder}: the photo {photo_id} is in both {before} and {split}")
+            raise ValueError(f"{self.folder}: the photo {photo_id} is in both {before or 'none'} and {split or 'none'}")
 
     def build(self) -> Corpus:
         """Check, split what is in no split at all, and hold out a dev split if there is none.
@@ -186,12 +186,12 @@ class CorpusBuilder:
         Raises:
             ValueError: No photo with a caption is left.
         """
+        files = self._files()
         if not any(self._splits.values()):
             self.report.notes.append("no split is given: drawn by photo, 80 / 10 / 10")
             self._splits = {photo_id: seeded_split(photo_id) for photo_id in self._captions}
         photos = []
-        for photo_id in dict.fromkeys([*self._captions, *self._splits]):
-            path = self._find(photo_id)
+        for photo_id, path in files.items():
             captions, split = self._captions.get(photo_id, []), self._splits.get(photo_id, "")
             if path is None:
                 if photo_id in self._splits:
@@ -201,8 +201,7 @@ class CorpusBuilder:
             elif not captions:
                 self.report.add("photos without captions", photo_id)
             else:
-                key = photo_key(photo_id, self.folder)
-                photos.append(Photo(photo_id, path, tuple(captions), split, key))
+                photos.append(Photo(photo_id, path, tuple(captions), split, photo_key(path)))
         for path in self._uncaptioned():
             self.report.add("photos without captions", path.name)
         if not photos:
@@ -216,6 +215,21 @@ class CorpusBuilder:
                 replace(p, split="dev") if p.split == "train" and _draw(p.id, "dev") < 0.05 else p for p in photos
             ]
         return Corpus(self.name, tuple(photos), self.report)
+
+    def _files(self) -> dict[str, Path | None]:
+        """Every photo's file; a further name of a file (`./a.jpg`) leaves what it has to the first (`a.jpg`)."""
+        files: dict[str, Path | None] = {}
+        names: dict[str, str] = {}
+        for photo_id in dict.fromkeys([*self._captions, *self._splits]):
+            path = self._find(photo_id)
+            name = photo_id if path is None else names.setdefault(os.path.normpath(path.absolute()), photo_id)
+            if name == photo_id:
+                files[photo_id] = path
+                continue
+            self._captions[name] += self._captions.pop(photo_id, [])
+            if photo_id in self._splits:
+                self.split(name, self._splits.pop(photo_id))
+        return files
 
     def _find(self, photo_id: str) -> Path | None:
         return next((path for folder in self.images if (path := folder / photo_id).is_file()), None)

@@ -5,6 +5,7 @@ may be a list of captions (JSONL, Parquet), and a photo may have several rows.
 """
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
                 yield f"{path.name} line {number}", row if isinstance(row, dict) else None
     else:
         delimiter = "\t" if path.suffix == ".tsv" else ","
-        reader = csv.DictReader(read_text(path).splitlines(keepends=True), delimiter=delimiter)
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
         try:
             for row in reader:
                 broken = None in row or None in row.values()  # more or fewer cells than the header

@@ -50,7 +50,7 @@ class Encoder(nn.Module):
         self.fingerprint = _fingerprint(network, preprocessing)
         self.network: nn.Module = _fold_batch_norms(network.eval())
         self.network.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
-        self.requires_grad_(False)
+        self.eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(preprocessing.mean), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std), persistent=False)
 

@@ -70,16 +70,24 @@ class FeatureCache:
         missing: dict[str, Path] = {
             key: path for key, path in zip(keys, paths, strict=True) if isinstance(key, str) and key not in known
         }
-        errors = {key.name: key for key in keys if isinstance(key, ImageError)}
+        reasons: dict[str, str] = {}
         if missing:
-            encoded = self._encode(missing, progress, len(paths), threads)
-            errors |= {error.name: error for error in encoded}
+            encoded = {error.name: error.reason for error in self._encode(missing, progress, len(paths), threads)}
+            reasons = {key: encoded[str(path)] for key, path in missing.items() if str(path) in encoded}
             known = self._known()
         progress(len(paths), len(paths))
-        usable = [i for i, key in enumerate(keys) if isinstance(key, str) and key in known]
-        rows = [known[key] for key in keys if isinstance(key, str) and key in known]
-        unusable = [errors.get(str(paths[i])) for i in sorted(set(range(len(paths))) - set(usable))]
-        return self._rows(len(known))[rows], usable, [error for error in unusable if error is not None]
+        rows: list[int] = []
+        usable: list[int] = []
+        errors: list[ImageError] = []
+        for i, (key, path) in enumerate(zip(keys, paths, strict=True)):
+            if isinstance(key, ImageError):
+                errors.append(key)
+            elif key in known:
+                rows.append(known[key])
+                usable.append(i)
+            else:
+                errors.append(ImageError(str(path), reasons.get(key, "changed while it was read")))
+        return self._rows(len(known))[rows], usable, errors
 
     def _encode(self, missing: dict[str, Path], progress, total: int, threads: int) -> list[ImageError]:
         names, paths = list(missing), list(missing.values())
@@ -127,7 +135,7 @@ class FeatureCache:
         return 2 * self.encoder.width
 
     def _known(self) -> dict[str, int]:
-        if not self._keys_file.exists():
+        if not (self._keys_file.exists() and self._rows_file.exists()):
             return {}
         content = self._keys_file.read_text()
         n = min(len(content) // _LINE, self._rows_file.stat().st_size // self._row_bytes)

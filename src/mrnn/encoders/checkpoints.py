@@ -1,7 +1,6 @@
 """Weights in torchvision's state-dict layout, from a user's file or the published one. Never unpickled."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
@@ -42,9 +41,10 @@ def load_checkpoint(network: nn.Module, name: str, source: str | None, url: str)
         ) from None
     except FileNotFoundError:
         raise ValueError(f"{source}: no such file") from None
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{source}: no safe state dict of {name} ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # a file that is no checkpoint makes both readers raise almost anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{source or url}: no safe state dict of {name} ({reason})") from None
     try:
         network.load_state_dict(state, strict=True)
     except (RuntimeError, AttributeError, TypeError):
-        raise ValueError(f"{source}: holds other tensors than torchvision's {name}") from None
+        raise ValueError(f"{source or url}: holds other tensors than torchvision's {name}") from None

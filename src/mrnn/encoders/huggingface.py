@@ -83,8 +83,10 @@ def _preprocessing(config: dict) -> Preprocessing:
         crop = {"height": crop, "width": crop}
     shorter = size.get("shortest_edge")
     side = crop["height"] if crop and config.get("do_center_crop", True) else shorter or size["height"]
-    # ConvNeXt below 384 scales the shorter side to side / crop_pct before it cuts the centre out.
-    scale = (shorter or side) / side if "crop_pct" not in config else 1 / config["crop_pct"]
+    scale = (shorter or side) / side
+    # ConvNeXt below 384 scales the shorter side to side / crop_pct before it cuts the centre out; else it squashes.
+    if crop_pct := config.get("crop_pct"):
+        shorter, scale = (shorter, 1 / crop_pct) if side < 384 else (None, 1.0)
     grey = [0.5, 0.5, 0.5]
     mean, std = ([255.0 * x for x in config.get(key) or grey] for key in ("image_mean", "image_std"))
     return Preprocessing(

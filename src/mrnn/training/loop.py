@@ -9,7 +9,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from torch import Tensor
 from mrnn.files import write_atomically
 from mrnn.likelihood import pair_log_likelihood, perplexity
 from mrnn.models import LanguageModel, NeuralLanguageModel
+from mrnn.precision import Precision, autocast
 from mrnn.text import Vocabulary
 from mrnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from mrnn.training.data import CaptionData
@@ -58,7 +58,7 @@ class TrainingConfig:
     clip: float = 5.0
     patience: int = 3
     seed: int = 0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
 
     def __post_init__(self):
         for name in ("epochs", "batch", "learning_rate", "clip", "patience"):
@@ -71,20 +71,6 @@ class TrainingConfig:
             raise ValueError(f"training.warmup is {self.warmup}, but is a share between 0 and 1")
         if self.optimizer == "sgd" and self.weight_decay:
             raise ValueError("training.weight_decay is AdamW's; with SGD use training.l2, the paper's lambda")
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, test, lambda: False)() for test in tests)
-
-
-def autocast(precision: str, device: torch.device):
-    """The context in which forward passes run."""
-    use = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
-    return torch.autocast(device.type, torch.bfloat16) if use else nullcontext()
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:

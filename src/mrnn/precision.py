@@ -1,0 +1,22 @@
+"""Where bfloat16 is used: wherever the device multiplies it in hardware, and never in what is reported."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, test, lambda: False)() for test in tests)
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
+    """The context in which matrices are multiplied in the wanted precision; `auto` is bfloat16 where fast."""
+    use = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16) if use else nullcontext()

@@ -1,0 +1,220 @@
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+import pytest
+from made import flickr, photo, pipeline
+
+from mrnn.cli import main
+
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="the tokeniser and METEOR need Java")
+
+
+def mrnn(*arguments, **options):
+    command = [sys.executable, "-m", "mrnn", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    pipeline().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return flickr(tmp_path_factory.mktemp("flickr"))
+
+
+def one_line_error(result, code, *words):
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith("mrnn: "), result.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def test_caption_prints_a_line_a_photo(model, tmp_path):
+    photos = [photo(tmp_path / f"{c}.jpg", c) for c in ("red", "blue")]
+    result = mrnn("caption", *photos, "--model", model)
+    assert result.returncode == 0, result.stderr
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [name for name, _ in lines] == [str(p) for p in photos]
+    assert all(text for _, text in lines)
+    assert result.stderr == ""
+
+
+def test_caption_json_holds_likelihoods_and_goes_on_after_bad_photos(model, tmp_path, capsys):
+    good = photo(tmp_path / "good.png", "red")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("not a photo")
+    whole = photo(tmp_path / "whole.jpg", "blue").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    bad = [tmp_path / name for name in ("empty.jpg", "text.jpg", "cut.jpg", "gone.jpg")]
+    code = main(
+        ["caption", *map(str, [bad[0], bad[1], good, bad[2], bad[3]]), "--model", str(model), "--json", "--n", "2"]
+    )
+    out, err = capsys.readouterr()
+    assert code == 1
+    records = {r["photo"]: r for r in map(json.loads, out.splitlines())}
+    first, second = records[str(good)]["captions"]
+    assert first["score"] >= second["score"]
+    assert sum(t["log_probability"] for t in first["tokens"]) == pytest.approx(first["log_likelihood"])
+    for path in bad:
+        assert records[str(path)]["error"]
+        assert str(path) in err
+    assert len(err.splitlines()) == 4
+
+
+def test_a_bomb_is_refused_at_once(model, tmp_path):
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 1, 0, 0, 0, 0)
+    chunk = b"IHDR" + header
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data = b"IDAT" + zlib.compress(bytes(6251) * 50_000)
+    png += struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    (tmp_path / "bomb.png").write_bytes(png)
+    result = mrnn("caption", tmp_path / "bomb.png", "--model", model)
+    one_line_error(result, 1, "bomb.png", "more pixels than the limit")
+
+
+@pytest.mark.parametrize("options", [["--sample", "--seed", "3", "--top-p", "0.9"], ["--beam", "2"], ["--n", "7"]])
+def test_caption_takes_search_options(model, tmp_path, capsys, options):
+    path = str(photo(tmp_path / "p.jpg", "red"))
+    assert main(["caption", path, "--model", str(model), *options]) == 0
+    first = capsys.readouterr().out
+    assert main(["caption", path, "--model", str(model), *options]) == 0
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], []),
+        (["dance"], ["dance"]),
+        (["caption"], ["photo"]),
+        (["caption", "x.jpg", "--n", "many"], ["--n"]),
+        (["caption", "x.jpg", "--wings"], ["--wings"]),
+        (["caption", "x.jpg", "--sample", "--beam", "3"], ["--sample"]),
+        (["caption", "x.jpg", "--n", "5", "--beam", "3"], ["beam"]),
+        (["caption", "x.jpg", "--sample", "--temperature", "0"], ["temperature"]),
+        (["evaluate"], ["--data"]),
+        (["train"], []),
+        (["train", "cake"], ["cake"]),
+        (["train", "flickr8k"], ["--data"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--model.word", "0"], ["model.word"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--training.optimizer", "sgd"], ["weight_decay"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--min-count", "0"], ["min_count"]),
+    ],
+)
+def test_bad_usage_is_one_line_and_code_2(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    if words:
+        assert len(err.splitlines()) == 1
+    assert all(word in err for word in words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_and_version_answer(capsys):
+    for arguments in (
+        ["--help"],
+        ["caption", "--help"],
+        ["train", "--help"],
+        ["train", "base", "--help"],
+        ["--version"],
+    ):
+        assert main(arguments) == 0
+        assert "mrnn" in capsys.readouterr().out
+
+
+SMALL = ["--training.epochs", "3", "--training.batch", "6", "--min-count", "1", "--model.multimodal", "32"]
+
+
+@needs_java
+def test_train_evaluate_and_caption_from_a_made_data_set(made, tmp_path):
+    out, cache = tmp_path / "run", tmp_path / "cache"
+    command = ["train", "flickr8k", "--data", made, "--out", out, "--cache", cache, *SMALL]
+    result = mrnn(*command)
+    assert result.returncode == 0, result.stderr
+    assert "12 train, 6 dev, 6 test" in result.stderr
+    assert "dev perplexity" in result.stdout
+    for name in ("model.safetensors", "config.json", "vocab.txt", "README.md", "log.jsonl", "curves.png"):
+        assert (out / name).is_file()
+    again = mrnn(*command)
+    assert again.returncode == 0 and again.stdout == result.stdout, "a finished run stays as it is"
+
+    figures = tmp_path / "figures.json"
+    result = mrnn("evaluate", out, "--data", made, "--cache", cache, "--json", figures)
+    assert result.returncode == 0, result.stderr
+    written = json.loads(figures.read_text())
+    assert written["figures"]["photos"] == 6
+    assert {"perplexity", "BLEU-4", "CIDEr", "METEOR", "precision-2", "distinct"} <= set(written["figures"])
+    assert {"model_fingerprint", "data_fingerprint", "code", "command"} <= set(written)
+    assert len(written["captions"]) == 6
+
+    result = mrnn("caption", next((made / "images").iterdir()), "--model", out)
+    assert result.returncode == 0 and result.stdout
+
+
+def test_a_killed_training_goes_on(made, tmp_path):
+    out, cache = tmp_path / "run", tmp_path / "cache"
+    command = ["train", "flickr8k", "--data", made, "--out", out, "--cache", cache, *SMALL]
+    command += ["--training.epochs", "60", "--training.patience", "60"]
+    process = subprocess.Popen([sys.executable, "-m", "mrnn", *map(str, command)], stderr=subprocess.DEVNULL)
+    while not (out / "checkpoint.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "model.safetensors").exists()
+    result = mrnn(*command)
+    assert result.returncode == 0, result.stderr
+    assert (out / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_what_is_no_data_set_is_one_line(verb, tmp_path, model):
+    start = ["train", "flickr8k", "--out", tmp_path / "o"] if verb == "train" else ["evaluate", model]
+    for folder, words in ((tmp_path / "gone", "no such folder"), (tmp_path, "no data set is recognised")):
+        one_line_error(mrnn(*start, "--data", folder), 1, words)
+
+
+def test_evaluate_names_a_split_that_is_not_there(made, model, tmp_path, capsys):
+    assert main(["evaluate", str(model), "--data", str(made), "--split", "gold", "--cache", str(tmp_path)]) == 1
+    assert "'gold'" in capsys.readouterr().err
+
+
+def test_training_leaves_out_a_corrupt_photo_and_says_so(tmp_path):
+    made = flickr(tmp_path / "data", 16)
+    victim = sorted((made / "images").iterdir())[2]
+    victim.write_bytes(b"ruined")
+    result = mrnn("train", "flickr8k", "--data", made, "--out", tmp_path / "run", "--cache", tmp_path / "cache", *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert f"left out {victim}" in result.stderr
+
+
+def test_a_full_disk_is_one_line(made, model, tmp_path):
+    if not os.path.exists("/dev/full"):  # noqa: PTH110
+        pytest.skip("there is no /dev/full here")
+    result = mrnn(
+        "evaluate", model, "--data", made, "--metrics", "likelihood", "--cache", tmp_path, "--json", "/dev/full/x.json"
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("mrnn: error:")
+
+
+def test_a_closed_pipe_is_no_error(model, tmp_path):
+    path = photo(tmp_path / "p.jpg", "red")
+    command = f"{sys.executable} -m mrnn caption {' '.join([str(path)] * 70)} --model {model} | head -1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr

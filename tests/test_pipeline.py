@@ -1,0 +1,210 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from made import photo, pipeline
+from safetensors.torch import load_file, save_file
+
+import mrnn
+from mrnn import pipeline as pipeline_module
+from mrnn.images import ImageError
+from mrnn.pipeline import Pipeline, load
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Pipeline:
+    return pipeline()
+
+
+@pytest.fixture
+def folder(pipe, tmp_path):
+    pipe.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return [photo(tmp_path / f"{colour}.jpg", colour) for colour in ("red", "blue")]
+
+
+def test_a_saved_model_loads_and_captions_alike(pipe, folder, photos):
+    again = load(folder)
+    assert [c[0].tokens for c in again.caption(photos)] == [c[0].tokens for c in pipe.caption(photos)]
+    assert again.fingerprint == pipe.fingerprint
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors", "vocab.txt"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["encoder"]["name"] == "efficientnet_lite2"
+    assert config["encoder"]["preprocessing"]["side"] == 260
+    assert config["model"]["name"] == "mrnn"
+
+
+def test_half_precision_halves_the_file_and_keeps_the_captions(pipe, tmp_path, photos):
+    pipe.save(tmp_path / "half", torch.float16)
+    weights = load_file(tmp_path / "half" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    again = load(tmp_path / "half")
+    torch.testing.assert_close(
+        again.log_likelihood(photos, ["a red square"]), pipe.log_likelihood(photos, ["a red square"]), atol=0.05, rtol=0
+    )
+
+
+def test_log_likelihoods_agree_with_those_of_captions(pipe, photos):
+    captions = pipe.caption(photos, n=2)
+    for i, several in enumerate(captions):
+        scores = pipe.log_likelihood([photos[i]], [c.text for c in several])[0]
+        assert scores.tolist() == pytest.approx([c.log_likelihood for c in several], abs=1e-3)
+
+
+def test_one_photo_needs_no_list_and_bytes_will_do(pipe, photos):
+    expected = pipe.caption(photos)[0][0].tokens
+    assert pipe.caption(photos[0])[0][0].tokens == expected
+    assert pipe.caption(str(photos[0]))[0][0].tokens == expected
+    assert pipe.caption(photos[0].read_bytes())[0][0].tokens == expected
+
+
+def test_a_bad_photo_and_an_empty_sentence_are_named(pipe, photos, tmp_path):
+    with pytest.raises(ImageError, match="gone.jpg: no such file"):
+        pipe.caption([photos[0], tmp_path / "gone.jpg"])
+    with pytest.raises(ValueError, match="no word"):
+        pipe.log_likelihood(photos, ["a red square", " ... "])
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocab.txt", "model.safetensors"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=name):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.ckpt"])
+def test_a_pickle_is_never_loaded(folder, name):
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": torch.zeros(1)}, folder / name)
+    with pytest.raises(ValueError, match="pickle is never loaded"):
+        load(folder)
+
+
+def test_a_pickle_in_safetensors_clothes_is_damaged_weights(folder):
+    torch.save({"x": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="damaged weights"):
+        load(folder)
+
+
+def damage(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("U_r.weight"), "U_r.weight is missing"),
+        (lambda w: w.update(extra=torch.zeros(1)), "extra is not one of the model"),
+        (lambda w: w.update({"U_r.weight": torch.zeros(2, 2)}), "U_r.weight has the shape"),
+        (lambda w: w["V_I.weight"].fill_(torch.nan), "V_I.weight holds numbers that are not finite"),
+    ],
+)
+def test_wrong_weights_are_named(folder, change, message):
+    damage(folder, change)
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(format=99), "another version"),
+        (lambda c: c["model"].update(name="unknown"), "no model 'unknown'"),
+        (lambda c: c["model"].update(wings=2), "no option 'wings'"),
+        (lambda c: c["generation"].update(beam=0), "beam"),
+        (lambda c: c.pop("encoder"), "encoder"),
+        (lambda c: c["encoder"].update(width=5), "width"),
+    ],
+)
+def test_a_strange_config_is_refused(folder, change, message):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+def test_config_that_is_no_json_and_a_vocabulary_of_another_size(folder):
+    (folder / "vocab.txt").write_text((folder / "vocab.txt").read_text() + "more\n")
+    with pytest.raises(ValueError, match="vocabulary"):
+        load(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        load(folder)
+
+
+def test_weights_of_another_encoder_are_refused(folder, photos):
+    config = json.loads((folder / "config.json").read_text())
+    config["encoder"]["fingerprint"] = "0" * 64
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="trained on other weights"):
+        load(folder).caption(photos)
+
+
+def test_a_full_disk_leaves_the_old_model_whole(pipe, folder, photos, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    other = Pipeline(pipe.model, pipe.vocabulary, pipe.encoder, replace(pipe.generation, beam=3))
+    for target in ("write_json", "save_file"):
+        monkeypatch.setattr(pipeline_module, target, full)
+        with pytest.raises(OSError, match="No space left"):
+            other.save(folder)
+        monkeypatch.undo()
+    assert {p.name for p in folder.iterdir()} == set(before)
+    assert (folder / "model.safetensors").read_bytes() == before["model.safetensors"]
+    load(folder).caption(photos)
+
+
+def test_names_that_are_no_model_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="none of the bundled models"):
+        load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="hub does not give it"):
+        load("somebody/no-such-model")
+
+
+def test_push_to_hub_uploads_the_saved_folder(pipe, monkeypatch):
+    uploaded = {}
+
+    class Api:
+        def create_repo(self, name, exist_ok, **options):
+            uploaded["repository"] = (name, options)
+            return f"hub/{name}"
+
+        def upload_folder(self, repo_id, folder_path):
+            uploaded["files"] = sorted(p.name for p in pipeline_module.Path(folder_path).iterdir())
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    assert pipe.push_to_hub("me/model", private=True) == "hub/me/model"
+    assert uploaded["repository"] == ("me/model", {"private": True})
+    assert uploaded["files"] == ["README.md", "config.json", "model.safetensors", "vocab.txt"]
+
+
+@pytest.mark.parametrize("name", ["base", "flickr8k"])
+def test_bundled_models_are_small_whole_and_of_the_papers_sizes(name):
+    pipe = mrnn.load(name)
+    sizes = pipe.model.config
+    assert (sizes.embedding, sizes.word, sizes.recurrent, sizes.multimodal) == (128, 256, 256, 512)
+    weights = pipeline_module.BUNDLED / name / "model.safetensors"
+    assert weights.stat().st_size <= 16 * 2**20
+    assert {t.dtype for t in load_file(weights).values()} == {torch.float16}
+    card = (pipeline_module.BUNDLED / name / "README.md").read_text()
+    assert "Figures on" in card and "Provenance" in card
+
+
+def test_the_bundled_model_describes_sample_photos():
+    from mrnn.demo import sample_photos
+
+    samples = [p for p in sample_photos() if p.name in ("camera.png", "astronaut.png")]
+    texts = {p.name: c[0].text for p, c in zip(samples, mrnn.load().caption(samples), strict=True)}
+    assert "camera" in texts["camera.png"]
+    assert {"woman", "girl", "person"} & set(texts["astronaut.png"].split())
