@@ -69,13 +69,14 @@ def caption(
         }
     elif beam is not None or n > 1:
         options["beam"] = max(n, 5) if beam is None else beam
+    from mrnn.generation import GenerationConfig
     from mrnn.pipeline import load
 
-    pipeline = load(model)
     try:
-        replace(pipeline.generation, **options)
+        GenerationConfig(**options)
     except ValueError as error:
         raise Usage(str(error)) from None
+    pipeline = load(model)
     names = [str(photo) for photo in photos]
     failed = 0
     with _bar("captioning", len(names)) as advance:
@@ -301,7 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(f"mrnn {mrnn.__version__}")
             return 0
-        _keep_memory()
+        keep_memory()
         if verb == "train":
             if not rest or rest[0].startswith("-"):
                 from mrnn.recipes import RECIPES
@@ -367,7 +368,7 @@ def _first_sentence(box: str) -> str:
     return " ".join(message) or "the arguments cannot be read"
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let glibc keep freed memory: large tensors come and go every step, and fresh pages cost a fifth of it."""
     import ctypes
 
