@@ -211,9 +211,9 @@ class CorpusBuilder:
             self.report.notes.append(f"photos in no split: {n:,}")
         if not any(photo.split == "dev" for photo in photos):
             self.report.notes.append("no dev split is given: 1 in 20 train photos is held out")
-            photos = [
-                replace(p, split="dev") if p.split == "train" and _draw(p.id, "dev") < 0.05 else p for p in photos
-            ]
+            draws = sorted((_draw(p.id, "dev"), p.id) for p in photos if p.split == "train")
+            held_out = {photo_id for _, photo_id in draws[: max(1, len(draws) // 20)] if len(draws) > 1}
+            photos = [replace(p, split="dev") if p.id in held_out else p for p in photos]
         return Corpus(self.name, tuple(photos), self.report)
 
     def _files(self) -> dict[str, Path | None]:

@@ -45,6 +45,6 @@ def load_encoder(spec: str) -> Encoder:
     if name == "huggingface":
         from mrnn.encoders import huggingface
 
-        tower, width, preprocessing = huggingface.load(source)
-        return Encoder(spec, tower, preprocessing, width)
+        tower, width, preprocessing, structure = huggingface.load(source)
+        return Encoder(spec, tower, preprocessing, width, structure)
     raise ValueError(f"no encoder {spec!r}; there are {', '.join(ENCODERS)}")

@@ -39,15 +39,16 @@ class Encoder(nn.Module):
         network: Maps normalised photos (N, 3, S, S) to pooled (N, D) and a map (N, D, H, W) or None.
         preprocessing: From photo to bytes, with the mean and std of the normalisation.
         width: D.
+        structure: What the weights' names and shapes do not tell of the network, such as its number of heads.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, network: nn.Module, preprocessing: Preprocessing, width: int):
+    def __init__(self, name: str, network: nn.Module, preprocessing: Preprocessing, width: int, structure: str = ""):
         super().__init__()
         self.name, self.preprocessing, self.width = name, preprocessing, width
-        self.fingerprint = _fingerprint(network, preprocessing)
+        self.fingerprint = _fingerprint(network, preprocessing, structure)
         self.network: nn.Module = _fold_batch_norms(network.eval())
         self.network.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
         self.eval().requires_grad_(False)
@@ -118,9 +119,9 @@ def pool_features(encoder: Encoder, sources: Sequence[ImageSource]) -> tuple[Ten
     return torch.cat(parts), positions, errors
 
 
-def _fingerprint(network: nn.Module, preprocessing: Preprocessing) -> str:
-    """SHA-256 over every weight and the preprocessing: two encoders agree in it exactly if their features do."""
-    digest = hashlib.sha256(json.dumps(asdict(preprocessing), sort_keys=True).encode())
+def _fingerprint(network: nn.Module, preprocessing: Preprocessing, structure: str) -> str:
+    """SHA-256 over weights, preprocessing and structure: two encoders that agree in it give the same features."""
+    digest = hashlib.sha256((json.dumps(asdict(preprocessing), sort_keys=True) + structure).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

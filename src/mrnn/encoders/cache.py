@@ -97,7 +97,8 @@ class FeatureCache:
             for positions, features, bad in self.encoder.encode(paths, threads=threads):
                 errors += bad
                 if features is not None:
-                    pooled = features.pooled.float().cpu().numpy().astype(np.float16)
+                    with np.errstate(over="ignore"):  # what overflows is refused below, with the photo's name
+                        pooled = features.pooled.float().cpu().numpy().astype(np.float16)
                     finite = np.isfinite(pooled).all(1)
                     if not finite.all():
                         photo = paths[positions[int(finite.argmin())]]

@@ -45,8 +45,8 @@ class VisionTower(nn.Module):
         return pooled, patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)
 
 
-def load(source: str | None) -> tuple[VisionTower, int, Preprocessing]:
-    """The image half of a hub model or local folder, its width D, and its own preprocessing.
+def load(source: str | None) -> tuple[VisionTower, int, Preprocessing, str]:
+    """The image half of a hub model or local folder, its width D, its own preprocessing, and its configuration.
 
     Raises:
         ValueError: No model is named, transformers is not installed, or the model cannot be had.
@@ -67,7 +67,9 @@ def load(source: str | None) -> tuple[VisionTower, int, Preprocessing]:
     config = getattr(model.config, "vision_config", model.config)
     width = tower.projection.out_features if tower.projection is not None else _width(config)
     assert file is not None
-    return tower, width, _preprocessing(json.loads(Path(file).read_text()))
+    kept = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    structure = json.dumps(kept, sort_keys=True, default=str)
+    return tower, width, _preprocessing(json.loads(Path(file).read_text())), structure
 
 
 def _width(config) -> int:
