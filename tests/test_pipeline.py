@@ -64,7 +64,7 @@ def test_one_photo_needs_no_list_and_bytes_will_do(pipe, photos):
 
 
 def test_a_bad_photo_and_an_empty_sentence_are_named(pipe, photos, tmp_path):
-    with pytest.raises(ImageError, match="gone.jpg: no such file"):
+    with pytest.raises(ImageError, match=r"gone\.jpg: no such file"):
         pipe.caption([photos[0], tmp_path / "gone.jpg"])
     with pytest.raises(ValueError, match="no word"):
         pipe.log_likelihood(photos, ["a red square", " ... "])

@@ -16,7 +16,13 @@ def fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and any(getattr(torch.cpu, test, lambda: False)() for test in tests)
 
 
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
-    """The context in which matrices are multiplied in the wanted precision; `auto` is bfloat16 where fast."""
+def matrix_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """In which numbers matrices are multiplied; `auto` is bfloat16 where it is fast."""
     use = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
-    return torch.autocast(device.type, torch.bfloat16) if use else nullcontext()
+    return torch.bfloat16 if use else torch.float32
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
+    """The context in which matrices are multiplied in the wanted precision."""
+    reduced = matrix_dtype(precision, device) == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16) if reduced else nullcontext()
