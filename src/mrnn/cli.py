@@ -118,36 +118,183 @@ def _caption_fields(c) -> dict[str, Any]:
     }
 
 
+def rank(
+    photos: Photos,
+    /,
+    sentences: Annotated[Path | None, arg(metavar="FILE")] = None,
+    sentence: str | None = None,
+    model: str = "base",
+    top: int = 10,
+    score: Literal["raw", "normalised", "per-token", "posterior"] | None = None,
+    json: Json = False,
+) -> int:
+    """Rank sentences for each photo, or photos for a sentence, by likelihood; lines of PHOTO, score, sentence.
+
+    Args:
+        photos: Photos.
+        sentences: A text file with a sentence a line: ranked for each photo.
+        sentence: One sentence: the photos are ranked for it.
+        model: Bundled model, folder or hub name.
+        top: How many to print.
+        score: By default normalised for a photo's sentences, raw for a sentence's photos.
+        json: Print JSON, one object a line.
+    """
+    if not photos:
+        raise Usage("give at least one photo")
+    if (sentences is None) == (sentence is None):
+        raise Usage("give either --sentences FILE, to rank them for each photo, or --sentence, to rank the photos")
+    if top < 1:
+        raise Usage("--top must be 1 or more")
+    from mrnn.encoders import pool_features
+    from mrnn.pipeline import load
+    from mrnn.retrieval import Query, best_matches
+
+    pipeline = load(model)
+    lines, failed = _read_sentences(sentences, pipeline) if sentences is not None else ([sentence or ""], 0)
+    if not lines:
+        raise ValueError(f"{sentences}: holds no sentence")
+    with _bar("encoding photos", len(photos)) as advance:
+        features, positions, errors = pool_features(pipeline.encoder, [str(photo) for photo in photos])
+        advance(len(photos))
+    for error in errors:
+        _warn(str(error))
+    query: Query = "image" if sentence is None else "sentence"
+    if positions:
+        # Pools of any size: sentences in parts, of which each photo keeps the best.
+        best: list[list[tuple[float, int]]] = [[] for _ in range(len(positions) if query == "image" else 1)]
+        part = 20_000
+        for start in range(0, len(lines), part):
+            scores = pipeline.retriever(features, lines[start : start + part]).ranked(
+                query, score, _shortlist(top, query)
+            )
+            for kept, found in zip(best, best_matches(scores, query, top), strict=True):
+                kept += [(match.score, start + match.index) for match in found]
+                kept.sort(key=lambda pair: -pair[0])
+                del kept[top:]
+        for i, kept in enumerate(best):
+            for value, j in kept:
+                photo, text = (photos[positions[i]], lines[j]) if query == "image" else (photos[positions[j]], lines[0])
+                if json:
+                    print(_json({"photo": str(photo), "score": value, "sentence": text}))
+                else:
+                    print(f"{photo}\t{value:.2f}\t{text}")
+    return 1 if errors or failed else 0
+
+
+def _shortlist(top: int, query: Literal["image", "sentence"]) -> int | None:
+    """An image's sentences are many and shortlisted; a sentence's photos cost one softmax each."""
+    return max(10 * top, 200) if query == "image" else None
+
+
+def _read_sentences(path: Path, pipeline) -> tuple[list[str], int]:
+    """The sentences of a file, and how many lines had to be left out; blank lines are passed over."""
+    from mrnn.files import read_text
+    from mrnn.text import tokenise
+
+    lines, failed = [], 0
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        tokens = tokenise(line)
+        if tokens:
+            lines.append(line.strip())
+            if all(token not in pipeline.vocabulary for token in tokens):
+                _warn(f"{path} line {number}: none of its words is known to the model, so its score says little")
+        elif line.strip():
+            _warn(f"left out {path} line {number}: it has no word")
+            failed += 1
+    return lines, failed
+
+
+def score(
+    pairs: Annotated[Path | None, arg(metavar="TABLE")] = None,
+    model: str = "base",
+    json: Json = False,
+) -> int:
+    """How well each caption of a table fits its photo: a reference-free score, low for wrong captions.
+
+    Prints a table: image, caption, log-likelihood in nats, the same less the sentence prior, and both in bits a word.
+
+    Args:
+        pairs: CSV, TSV, JSONL or Parquet with an image and a caption column; photos relative to its folder.
+        model: Bundled model, folder or hub name.
+        json: Print JSON, one object a line.
+    """
+    if pairs is None:
+        raise Usage("say where the table is: --pairs TABLE")
+    from mrnn.corpora.table import read_pairs
+    from mrnn.encoders import pool_features
+    from mrnn.pipeline import load
+    from mrnn.text import tokenise
+
+    rows, broken = read_pairs(pairs)
+    for where in broken:
+        _warn(f"left out {where}: it has no photo or no caption")
+    wordless = {caption for _, _, caption in rows if not tokenise(caption)}
+    for caption in wordless:
+        _warn(f"left out {caption!r}: it has no word")
+    rows = [row for row in rows if row[2] not in wordless]
+    pipeline = load(model)
+    names = list(dict.fromkeys(str(path) for _, path, _ in rows))
+    features, positions, errors = pool_features(pipeline.encoder, names)
+    for error in errors:
+        _warn(f"left out {error}")
+    place = {names[position]: i for i, position in enumerate(positions)}
+    usable = [row for row in rows if str(row[1]) in place]
+    if not json:
+        print("image\tcaption\traw\tnormalised\traw bits a word\tnormalised bits a word")
+    part = 2000
+    with _bar("scoring", len(usable)) as advance:
+        for start in range(0, len(usable), part):
+            some = usable[start : start + part]
+            results = pipeline.score_pairs(features, [place[str(path)] for _, path, _ in some], [c for *_, c in some])
+            for (image, _, caption), fields in zip(some, results, strict=True):
+                if json:
+                    print(_json({"image": image, "caption": caption, **fields}))
+                else:
+                    numbers = "\t".join("" if v is None else f"{v:.3f}" for v in fields.values())
+                    print(f"{image}\t{caption}\t{numbers}")
+            advance(len(some))
+    return 1 if errors or broken or wordless else 0
+
+
 def evaluate(
     model: Positional[str] = "base",
     /,
     data: Data = (),
     split: str = "test",
-    metrics: Literal["all", "likelihood"] = "all",
+    metrics: Literal["all", "likelihood", "captions", "retrieval"] = "all",
     beam: int | None = None,
+    shortlist: int = 100,
+    exact: bool = False,
     json: Annotated[Path | None, arg(metavar="FILE")] = None,
+    plots: Annotated[Path | None, arg(metavar="DIR")] = None,
     cache: Path | None = None,
 ) -> int:
-    """Measure a model on a data set: perplexity and caption metrics.
+    """Measure a model on a data set: perplexity, caption metrics, and retrieval in both directions.
 
     Args:
         model: Bundled model, folder or hub name.
         data: Folder of the data set.
         split: Which photos.
-        metrics: `likelihood` leaves out what needs Java.
+        metrics: Which figures; `captions` needs Java and the extra eval.
         beam: Beams of the search; the model's own number if left out.
+        shortlist: Candidates of each query that retrieval scores exactly.
+        exact: Retrieval scores every pair exactly, which takes minutes.
         json: Write the figures, the captions and the fingerprints of model, data and code here.
+        plots: Draw recall curves and a gallery of captions and found sentences into this folder.
         cache: Folder of the feature cache.
     """
     from mrnn.corpora import read_corpora
     from mrnn.encoders import FeatureCache
-    from mrnn.evaluation import evaluate_captions, evaluate_likelihood
+    from mrnn.evaluation import evaluate_captions, evaluate_likelihood, evaluate_retrieval
     from mrnn.files import write_json
     from mrnn.pipeline import code_version, load
     from mrnn.recipes import encode_split
+    from mrnn.text import tokenise
 
     if not data:
         raise Usage("say where the data set is: --data DIR")
+    if shortlist < 1:
+        raise Usage("--shortlist must be 1 or more")
     pipeline = load(model)
     corpus = read_corpora(data)
     _report(corpus)
@@ -155,16 +302,22 @@ def evaluate(
         photos = encode_split(corpus, split, FeatureCache(pipeline.encoder, cache), advance)
     _warn_photos(photos.errors)
     references = [photo.captions for photo in photos.photos]
+    pairs = [(i, c) for i, several in enumerate(references) for c in several if tokenise(c)]
+    owner, sentences = [i for i, _ in pairs], [c for _, c in pairs]
     figures = {"photos": float(len(photos.photos))}
-    figures |= evaluate_likelihood(pipeline.model, pipeline.vocabulary, references, photos.features)
-    captions = []
-    if metrics == "all":
+    if metrics in ("all", "likelihood"):
+        figures |= evaluate_likelihood(pipeline.model, pipeline.vocabulary, references, photos.features)
+    captions, scores = [], {}
+    if metrics in ("all", "captions"):
         generation = pipeline.generation if beam is None else replace(pipeline.generation, beam=beam)
         more, captions = evaluate_captions(pipeline.model, pipeline.vocabulary, references, photos.features, generation)
         figures |= more
+    if metrics in ("all", "retrieval"):
+        retriever = pipeline.retriever(photos.features, sentences)
+        more, scores = evaluate_retrieval(retriever, owner, None if exact else shortlist)
+        figures |= more
     print(f"{model} on {corpus.name}, split {split}")
-    for key, value in figures.items():
-        print(f"{key:12}  {value:,.4g}" if value < 1000 else f"{key:12}  {value:,.0f}")
+    _print_figures(figures)
     if json is not None:
         write_json(
             json,
@@ -180,7 +333,25 @@ def evaluate(
                 "captions": {p.id: c.text for p, c in zip(photos.photos, captions, strict=False)},
             },
         )
+    if plots is not None and scores:
+        from mrnn.evaluation.plots import plot_gallery, plot_recall
+
+        plot_recall(scores, owner, plots / "recall.png")
+        files, written = [photo.path for photo in photos.photos], [caption.text for caption in captions]
+        plot_gallery(files, sentences, scores["image"], owner, written, plots / "gallery.png")
     return 1 if photos.errors else 0
+
+
+def _print_figures(figures: dict[str, float]) -> None:
+    """One line a figure; for retrieval its interval and chance level beside it."""
+    for key, value in figures.items():
+        if key.endswith((" low", " high", " chance")):
+            continue
+        line = f"{key:32}  {value:,.4g}" if value < 1000 else f"{key:32}  {value:,.0f}"
+        if f"{key} chance" in figures:
+            low, high, chance = (figures[f"{key} {name}"] for name in ("low", "high", "chance"))
+            line += f"  (95 %: {low:.4g} to {high:.4g}; chance {chance:.4g})"
+        print(line)
 
 
 def train(
@@ -273,12 +444,15 @@ def _train_command(recipe_name: str, arguments: list[str]) -> int:
     return _parse(train_flags, arguments, f"mrnn train {recipe_name}", description)
 
 
-VERBS: dict[str, Callable[..., int]] = {"caption": caption, "evaluate": evaluate}
+VERBS: dict[str, Callable[..., int]] = {"caption": caption, "rank": rank, "score": score, "evaluate": evaluate}
 HELP = """usage: mrnn VERB ...
 
   caption PHOTO...                     write captions
-  evaluate [MODEL] --data DIR          measure a model on a data set
+  rank PHOTO... --sentences FILE       which sentences fit each photo
+  rank PHOTO... --sentence TEXT        which photos fit a sentence
+  score --pairs TABLE                  how well captions fit their photos
   train RECIPE --data DIR --out DIR    train a model
+  evaluate [MODEL] --data DIR          measure a model on a data set
 
 mrnn VERB --help tells more; mrnn --version prints the version."""
 TRAIN_HELP = """usage: mrnn train RECIPE --data DIR --out DIR [...]

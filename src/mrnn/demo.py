@@ -1,11 +1,18 @@
-"""`make demo`: captions for photos that scikit-image and scikit-learn ship, by the bundled model, offline."""
+"""`make demo`: captions for photos that scikit-image and scikit-learn ship, by the bundled model, offline.
+
+`python -m mrnn.demo PICTURE.png` also draws them.
+"""
 
 import sys
 from pathlib import Path
 
 import mrnn
+from mrnn.files import atomic_path
+from mrnn.generation import Caption
+from mrnn.images import open_image
 
 SAMPLES = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg")
+SENTENCE = "a man holding a camera on a tripod"
 
 
 def sample_photos() -> list[Path]:
@@ -25,19 +32,42 @@ def sample_photos() -> list[Path]:
     return [photo for photo in photos if photo.is_file()]
 
 
+def draw(photos: list[Path], captions: list[list[Caption]], picture: Path) -> None:
+    """Draw photos with their captions.
+
+    Args:
+        photos: Files.
+        captions: Of each photo; the first is shown.
+        picture: PNG to write.
+    """
+    from textwrap import fill
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.4 * len(photos), 3.1), layout="constrained")
+    for axes, photo, several in zip(figure.subplots(1, len(photos)), photos, captions, strict=True):
+        axes.imshow(open_image(photo).resize((260, 260)))
+        axes.set_axis_off()
+        axes.set_title(fill(several[0].text, 24), fontsize=9, y=-0.32)
+    with atomic_path(picture) as temporary:
+        figure.savefig(temporary, dpi=90)
+
+
 def main() -> int:
     """Caption every sample, then find the photo that fits a sentence best."""
     photos = sample_photos()
     pipe = mrnn.load()
+    captions = pipe.caption(photos)
     print("Captions (log-likelihood in nats):")
-    for photo, captions in zip(photos, pipe.caption(photos), strict=True):
-        print(f"  {photo.name:14} {captions[0].text}  ({captions[0].log_likelihood:.1f})")
-    sentence = "a man holding a camera on a tripod"
-    scores = pipe.log_likelihood(photos, [sentence])[:, 0]
-    print(f'\nPhotos for "{sentence}", the likeliest first:')
+    for photo, several in zip(photos, captions, strict=True):
+        print(f"  {photo.name:14} {several[0].text}  ({several[0].log_likelihood:.1f})")
+    scores = pipe.log_likelihood(photos, [SENTENCE])[:, 0]
+    print(f'\nPhotos for "{SENTENCE}", the likeliest first:')
     for i in scores.argsort(descending=True).tolist()[:3]:
         print(f"  {photos[i].name:14} ({scores[i]:.1f})")
     print("\nNext: mrnn caption YOUR_PHOTO.jpg")
+    if sys.argv[1:]:
+        draw(photos, captions, Path(sys.argv[1]))
     return 0
 
 

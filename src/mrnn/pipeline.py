@@ -1,11 +1,13 @@
 """Pipeline = encoder + model + vocabulary: load, caption, score, save.
 
-A saved model is a folder: `model.safetensors`, `config.json`, `vocab.txt`, `README.md`. Nothing is ever unpickled.
+A saved model is a folder: `model.safetensors`, `config.json`, `vocab.txt`, `README.md`, and the image vectors of
+reference training photos, `references.safetensors`. Nothing is ever unpickled.
 
-Shapes: N images, S sentences, D feature width.
+Shapes: N images, S sentences, R reference images, D feature width, M multimodal width.
 """
 
 import hashlib
+import math
 import shutil
 import subprocess
 import tempfile
@@ -26,12 +28,15 @@ from mrnn.encoders import Encoder, load_encoder, pool_features
 from mrnn.files import atomic_path, read_json, write_atomically, write_json
 from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.images import ImageSource
-from mrnn.likelihood import pair_log_likelihood
 from mrnn.models import LanguageModel, build_model, model_name
+from mrnn.precision import Precision
+from mrnn.retrieval import Match, Query, Retriever, Score, best_matches, pair_log_likelihood
+from mrnn.retrieval.exact import MEMORY
 from mrnn.text import Vocabulary, tokenise
 
 FORMAT = 1
 BUNDLED = Path(__file__).parent / "bundled"
+REFERENCES = "references.safetensors"
 _FILES = ("config.json", "vocab.txt", "model.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
@@ -45,6 +50,7 @@ class Pipeline:
         encoder: An encoder, or what `Encoder.describe` says of it; that is loaded when a photo is met.
         generation: How captions are searched for unless a call says otherwise.
         provenance: Recipe, data, code and figures, for the model card.
+        references: Image vectors of training photos, over which the sentence prior P(w) is taken.
     """
 
     def __init__(
@@ -54,12 +60,14 @@ class Pipeline:
         encoder: Encoder | dict[str, Any],
         generation: GenerationConfig | None = None,
         provenance: dict[str, Any] | None = None,
+        references: Float[Tensor, "R M"] | None = None,
     ):
         if model.vocabulary != len(vocabulary):
             raise ValueError(f"the model has {model.vocabulary} words, but the vocabulary {len(vocabulary)}")
         self.model, self.vocabulary = model.eval(), vocabulary
         self.generation = generation or GenerationConfig()
         self.provenance = provenance or {}
+        self.references = references
         if isinstance(encoder, Encoder):
             self.encoder = encoder
             encoder = encoder.describe()
@@ -97,6 +105,8 @@ class Pipeline:
     def to(self, device: torch.device | str) -> "Pipeline":
         """Move model and encoder."""
         self.model.to(device)
+        if self.references is not None:
+            self.references = self.references.to(device)
         if "encoder" in self.__dict__:
             self.encoder.to(device)
         return self
@@ -135,22 +145,101 @@ class Pipeline:
             image = self.model.encode_image(features.to(self.device).float())
         return generate(self.model, self.vocabulary, image, replace(self.generation, **options))
 
-    def log_likelihood(self, images: Sequence[ImageSource], sentences: Sequence[str]) -> Float[Tensor, "N S"]:
+    def sentence_ids(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Ids of sentences, without signs.
+
+        Raises:
+            ValueError: A sentence has no word.
+        """
+        ids = [self.vocabulary.encode(tokenise(sentence)) for sentence in sentences]
+        for sentence, some in zip(sentences, ids, strict=True):
+            if not some:
+                raise ValueError(f"the sentence {sentence!r} has no word")
+        return ids
+
+    def retriever(self, features: Float[Tensor, "N D"], sentences: Sequence[str], **options: Any) -> Retriever:
+        """A `Retriever` over photos that are encoded already; options are its own."""
+        with torch.inference_mode():
+            image = self.model.encode_image(features.to(self.device).float())
+        ids = self.sentence_ids(sentences)
+        return Retriever(self.model, self.vocabulary, image, ids, self.references, **options)
+
+    def log_likelihood(
+        self,
+        images: Sequence[ImageSource],
+        sentences: Sequence[str],
+        precision: Precision = "float32",
+        memory: int = MEMORY,
+    ) -> Float[Tensor, "N S"]:
         """Log P(sentence | image) of every pair: natural logarithm, end sign included.
+
+        Args:
+            images: Photos.
+            sentences: Sentences of any words; those not known count as the unknown sign.
+            precision: Of the softmax's normaliser; `auto` is bfloat16 where it is fast.
+            memory: Bytes that may be held besides the result.
 
         Raises:
             ImageError: A photo cannot be used.
             ValueError: A sentence has no word.
         """
-        ids = [self.vocabulary.encode(tokenise(sentence)) for sentence in sentences]
-        if empty := next((s for s, i in zip(sentences, ids, strict=True) if not i), None):
-            raise ValueError(f"the sentence {empty!r} has no word")
-        features = self.features(images)
-        N, S = len(features), len(ids)
-        pairs = pair_log_likelihood(
-            self.model, self.vocabulary, ids * N, [i for i in range(N) for _ in range(S)], features
-        )
-        return pairs.view(N, S)
+        return self.retriever(self.features(images), sentences, precision=precision, memory=memory).exact("raw")
+
+    def rank(
+        self,
+        images: Sequence[ImageSource],
+        sentences: Sequence[str],
+        query: Query = "image",
+        top: int = 10,
+        score: Score | None = None,
+        shortlist: int | None = None,
+    ) -> list[list[Match]]:
+        """Rank sentences for every image, or images for every sentence.
+
+        Args:
+            images: Photos.
+            sentences: Sentences.
+            query: `image` ranks sentences for images, `sentence` images for sentences.
+            top: Candidates to return.
+            score: `raw`, `normalised`, `per-token` or `posterior`; by default `normalised` for an image's
+                sentences and `raw` for a sentence's images.
+            shortlist: Score exactly only so many candidates that first-order scores choose; all if None.
+
+        Returns:
+            For every query its best candidates, best first.
+
+        Raises:
+            ImageError: A photo cannot be used.
+            ValueError: A sentence has no word, or the score needs reference images that the model lacks.
+        """
+        scores = self.retriever(self.features(images), sentences).ranked(query, score, shortlist)
+        return best_matches(scores, query, top if shortlist is None else min(top, shortlist))
+
+    def score_pairs(
+        self, features: Float[Tensor, "N D"], images: Sequence[int], sentences: Sequence[str]
+    ) -> list[dict[str, float | None]]:
+        """A caption's worth: how well each sentence fits its photo, without references to compare it with.
+
+        Args:
+            features: Of N photos.
+            images: For each sentence the row of its photo.
+            sentences: Sentences.
+
+        Returns:
+            For each sentence `raw`, log P(w | I) in nats, `normalised`, log P(w | I) / P(w), None if the
+            model has no reference images, and both in bits a token.
+        """
+        retriever = self.retriever(features, sentences)
+        pairs = torch.stack([torch.tensor(list(images)), torch.arange(len(sentences))], 1)
+        raw = pair_log_likelihood(self.model, retriever.sentences, retriever.image, pairs)
+        bits = 1 / (math.log(2) * retriever.sentences.tokens.cpu())
+        prior = retriever.prior
+        normalised = [None] * len(raw) if prior is None else (raw - prior).tolist()
+        per_word = [None] * len(raw) if prior is None else ((raw - prior) * bits).tolist()
+        return [
+            {"raw": a, "normalised": b, "raw_bits": c, "normalised_bits": d}
+            for a, b, c, d in zip(raw.tolist(), normalised, (raw * bits).tolist(), per_word, strict=True)
+        ]
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
         """Write the folder; each file is replaced as a whole, the weights last."""
@@ -168,6 +257,9 @@ class Pipeline:
         self.vocabulary.save(folder / "vocab.txt")
         write_json(folder / "config.json", config)
         write_atomically(folder / "README.md", model_card(folder.name, config).encode())
+        if self.references is not None:
+            with atomic_path(folder / REFERENCES) as temporary:
+                save_file({"image": self.references.to("cpu", dtype).contiguous()}, temporary)
         weights = {k: v.detach().to("cpu", dtype).contiguous() for k, v in self.model.state_dict().items()}
         with atomic_path(folder / "model.safetensors") as temporary:
             save_file(weights, temporary)
@@ -225,7 +317,8 @@ def load(name: Path | str = "base", device: torch.device | str = "cpu") -> Pipel
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}/config.json: {error}") from None
     _load_weights(model, folder / "model.safetensors")
-    return Pipeline(model.to(device), vocabulary, encoder, generation, config)
+    references = _load_references(model, folder / REFERENCES)
+    return Pipeline(model, vocabulary, encoder, generation, config, references).to(device)
 
 
 def _folder(name: Path | str) -> Path:
@@ -243,7 +336,7 @@ def _folder(name: Path | str) -> Path:
     except ImportError:
         raise ValueError(f"{name}: no such folder; to load it from the hub, pip install 'mrnn[hf]'") from None
     try:
-        return Path(snapshot_download(str(name), allow_patterns=[*_FILES, "README.md"]))
+        return Path(snapshot_download(str(name), allow_patterns=[*_FILES, REFERENCES, "README.md"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"{name}: no such folder, and the hub does not give it ({str(error).splitlines()[0]})"
@@ -266,6 +359,20 @@ def _load_weights(model: LanguageModel, path: Path) -> None:
         if not weights[name].isfinite().all():
             raise ValueError(f"{path}: {name} holds numbers that are not finite")
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+
+
+def _load_references(model: LanguageModel, path: Path) -> Tensor | None:
+    if not path.is_file():
+        return None
+    try:
+        image = load_file(path)["image"].float()
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ValueError(f"{path}: damaged reference images ({error})") from None
+    with torch.inference_mode():
+        width = model.encode_image(torch.zeros(1, model.features)).shape[-1]
+    if image.ndim != 2 or image.shape[1] != width or not image.isfinite().all():
+        raise ValueError(f"{path}: no reference images of this model")
+    return image
 
 
 def code_version() -> dict[str, str]:

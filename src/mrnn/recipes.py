@@ -29,6 +29,7 @@ class Recipe:
         model: Sizes and options.
         training: How to train.
         generation: How captions are searched for by default.
+        references: Training photos, drawn by the training's seed, whose image vectors the model carries for P(w).
     """
 
     encoder: str = "efficientnet_lite2"
@@ -36,10 +37,13 @@ class Recipe:
     model: ModelConfig = field(default_factory=MRNNConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    references: int = 1000
 
     def __post_init__(self):
         if self.min_count < 1:
             raise ValueError(f"min_count is {self.min_count}, but must be 1 or more")
+        if self.references < 0:
+            raise ValueError(f"references is {self.references}, but must be 0 or more")
 
 
 def flickr8k() -> Recipe:
@@ -146,13 +150,20 @@ def train_recipe(
     on_step = _with_tensorboard(out, on_step)
     progress = train(model, vocabulary, data, dev, recipe.training, out, run, on_step)
     plot_curves(out / "log.jsonl", out / "curves.png")
-    pipeline = Pipeline(model, vocabulary, encoder, recipe.generation)
-    pipeline.provenance = {
-        "training": _provenance(name, recipe, corpus, command, progress),
-        "code": code_version(),
-    }
+    provenance = {"training": _provenance(name, recipe, corpus, command, progress), "code": code_version()}
+    references = _references(model, train_split.features, recipe)
+    pipeline = Pipeline(model, vocabulary, encoder, recipe.generation, provenance, references)
     pipeline.save(out)
     return pipeline
+
+
+def _references(model: NeuralLanguageModel, features: torch.Tensor, recipe: Recipe) -> torch.Tensor | None:
+    if not recipe.references:
+        return None
+    generator = torch.Generator().manual_seed(recipe.training.seed)
+    chosen = torch.randperm(len(features), generator=generator)[: recipe.references]
+    with torch.inference_mode():
+        return model.encode_image(features[chosen].to(model.feature_mean.device)).cpu()
 
 
 def _provenance(name: str, recipe: Recipe, corpus: Corpus, command: str, progress: Progress) -> dict[str, Any]:

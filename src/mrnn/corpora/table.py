@@ -58,6 +58,32 @@ def read(folder: Path) -> Corpus:
     return builder.build()
 
 
+def read_pairs(path: Path) -> tuple[list[tuple[str, Path, str]], list[str]]:
+    """Photo-caption pairs of a table, for scoring.
+
+    Returns:
+        For every pair the photo as written, its path relative to the table's folder, and the caption; and
+        the places of rows that are broken.
+
+    Raises:
+        ValueError: It is no table with a photo and a caption column.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    columns = _columns(path) if path.suffix in SUFFIXES else None
+    if columns is None:
+        raise ValueError(f"{path}: not a CSV, TSV, JSONL or Parquet table with an image and a caption column")
+    pairs, broken = [], []
+    for where, row in read_rows(path):
+        image, captions = (row or {}).get(columns[0]), (row or {}).get(columns[1])
+        if not isinstance(image, str) or not image.strip() or not captions:
+            broken.append(where)
+            continue
+        for caption in captions if isinstance(captions, list) else [captions]:
+            pairs.append((image.strip(), path.parent / image.strip(), str(caption)))
+    return pairs, broken
+
+
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """Every row with the name of its place; None for a row that is broken.
 

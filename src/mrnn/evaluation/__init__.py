@@ -1,16 +1,19 @@
-"""Figures of a model on a data set: perplexity and caption metrics, as one flat dictionary of floats."""
+"""Figures of a model on a data set: perplexity, caption metrics, retrieval; flat dictionaries of floats."""
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mrnn.evaluation.captions import caption_metrics
+from mrnn.evaluation.ranking import retrieval_figures
 from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.likelihood import pair_log_likelihood, perplexity
 from mrnn.models import LanguageModel
+from mrnn.retrieval import DEFAULTS, Retriever
 from mrnn.text import Vocabulary, tokenise
 
-__all__ = ["PRIMARY", "caption_metrics", "evaluate_captions", "evaluate_likelihood"]
+__all__ = ["PRIMARY", "caption_metrics", "evaluate_captions", "evaluate_likelihood", "evaluate_retrieval"]
 
 PRIMARY = "CIDEr"
 
@@ -59,3 +62,20 @@ def evaluate_captions(
         image = torch.cat([model.encode_image(part) for part in features.split(512)])
     captions = [several[0] for several in generate(model, vocabulary, image, generation)]
     return caption_metrics([caption.text for caption in captions], references), captions
+
+
+def evaluate_retrieval(
+    retriever: Retriever, owner: list[int], shortlist: int | None
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Retrieval in both directions, each by its default score.
+
+    Args:
+        retriever: Over a split's photos and all their captions.
+        owner: For each caption its photo.
+        shortlist: Candidates scored exactly; all if None.
+
+    Returns:
+        The figures of `retrieval_figures`, and the (N, S) scores of each query kind.
+    """
+    scores = {query: retriever.ranked(query, DEFAULTS[query], shortlist).numpy() for query in ("image", "sentence")}
+    return retrieval_figures(scores, owner), scores
