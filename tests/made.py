@@ -38,9 +38,10 @@ def flickr(folder: Path, n: int = 24) -> Path:
     return folder
 
 
-def pipeline(words: list[str] | None = None) -> Pipeline:
-    """A tiny model with random weights on the real default encoder."""
+def pipeline(words: list[str] | None = None, references: int = 0) -> Pipeline:
+    """A tiny model with random weights on the real default encoder, and random reference images."""
     vocabulary = Vocabulary([*SIGNS, *(words or WORDS)])
     torch.manual_seed(0)
     model = MRNN(MRNNConfig(embedding=4, word=6, recurrent=6, multimodal=8), len(vocabulary), 1280)
-    return Pipeline(model, vocabulary, load_encoder("efficientnet_lite2"))
+    image = torch.randn(references, 8) if references else None
+    return Pipeline(model, vocabulary, load_encoder("efficientnet_lite2"), references=image)

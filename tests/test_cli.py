@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 import signal
@@ -147,19 +148,30 @@ def test_train_evaluate_and_caption_from_a_made_data_set(made, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "12 train, 6 dev, 6 test" in result.stderr
     assert "dev perplexity" in result.stdout
-    for name in ("model.safetensors", "config.json", "vocab.txt", "README.md", "log.jsonl", "curves.png"):
+    for name in (
+        "model.safetensors",
+        "config.json",
+        "vocab.txt",
+        "README.md",
+        "references.safetensors",
+        "log.jsonl",
+        "curves.png",
+    ):
         assert (out / name).is_file()
     again = mrnn(*command)
     assert again.returncode == 0 and again.stdout == result.stdout, "a finished run stays as it is"
 
     figures = tmp_path / "figures.json"
-    result = mrnn("evaluate", out, "--data", made, "--cache", cache, "--json", figures)
+    plots = tmp_path / "plots"
+    result = mrnn("evaluate", out, "--data", made, "--cache", cache, "--json", figures, "--plots", plots)
     assert result.returncode == 0, result.stderr
     written = json.loads(figures.read_text())
     assert written["figures"]["photos"] == 6
     assert {"perplexity", "BLEU-4", "CIDEr", "METEOR", "precision-2", "distinct"} <= set(written["figures"])
     assert {"model_fingerprint", "data_fingerprint", "code", "command"} <= set(written)
+    assert {"image-to-sentence R@1", "sentence-to-image median rank chance"} <= set(written["figures"])
     assert len(written["captions"]) == 6
+    assert sorted(p.name for p in plots.iterdir()) == ["gallery.png", "recall.png"]
 
     result = mrnn("caption", next((made / "images").iterdir()), "--model", out)
     assert result.returncode == 0 and result.stdout
@@ -179,6 +191,100 @@ def test_a_killed_training_goes_on(made, tmp_path):
     result = mrnn(*command)
     assert result.returncode == 0, result.stderr
     assert (out / "model.safetensors").exists()
+
+
+@pytest.fixture(scope="module")
+def ranker(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "ranker"
+    pipeline(references=12).save(folder)
+    return folder
+
+
+def run(capsys, *arguments):
+    code = main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_rank_sentences_for_photos(ranker, tmp_path, capsys):
+    photos = [photo(tmp_path / f"{c}.jpg", c) for c in ("red", "blue")]
+    sentences = tmp_path / "s.txt"
+    sentences.write_bytes(b"\xef\xbb\xbfa red square\n\n  a blue square \r\n...\na zebra xylophone\nzebra\n")
+    code, out, err = run(capsys, "rank", *photos, "--sentences", sentences, "--model", ranker, "--top", 50)
+    assert code == 1, "a line without a word was left out"
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert [row[0] for row in rows] == [str(photos[0])] * 4 + [str(photos[1])] * 4
+    assert {row[2] for row in rows} == {"a red square", "a blue square", "a zebra xylophone", "zebra"}
+    for start in (0, 4):
+        scores = [float(row[1]) for row in rows[start : start + 4]]
+        assert scores == sorted(scores, reverse=True)
+    assert "line 4: it has no word" in err
+    assert "line 6: none of its words is known" in err
+
+
+def test_rank_photos_for_a_sentence(ranker, tmp_path, capsys):
+    photos = [photo(tmp_path / f"{c}.jpg", c) for c in ("red", "blue", "green")]
+    (tmp_path / "bad.jpg").write_text("no photo")
+    arguments = ["rank", "--sentence", "a red square", *photos, photos[0], tmp_path / "bad.jpg", "--model", ranker]
+    code, out, err = run(capsys, *arguments, "--json", "--top", "3")
+    assert code == 1 and "bad.jpg" in err
+    records = [json.loads(line) for line in out.splitlines()]
+    assert len(records) == 3
+    assert [r["score"] for r in records] == sorted((r["score"] for r in records), reverse=True)
+    code, out, _ = run(capsys, *arguments[:-3], "--model", ranker, "--top", "9")
+    values = {}
+    for line in out.splitlines():
+        name, value, _ = line.split("\t")
+        values.setdefault(name, []).append(value)
+    assert len(values[str(photos[0])]) == 2 and len(set(values[str(photos[0])])) == 1, "a photo given twice ties"
+
+
+@pytest.mark.parametrize("score", ["raw", "normalised", "per-token", "posterior"])
+def test_every_score_ranks(ranker, tmp_path, capsys, score):
+    path = photo(tmp_path / "p.jpg", "red")
+    (tmp_path / "s.txt").write_text("a red square\na blue square\n")
+    code, out, err = run(capsys, "rank", path, "--sentences", tmp_path / "s.txt", "--model", ranker, "--score", score)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 2
+
+
+def test_rank_refuses_what_it_cannot_do(ranker, model, tmp_path, capsys):
+    path = photo(tmp_path / "p.jpg", "red")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "s.txt").write_text("a red square\n")
+    for arguments, code, word in [
+        (["rank"], 2, "photo"),
+        (["rank", path], 2, "--sentences"),
+        (["rank", path, "--sentence", "x", "--sentences", tmp_path / "s.txt"], 2, "either"),
+        (["rank", path, "--sentence", "x", "--top", "0"], 2, "--top"),
+        (["rank", path, "--sentence", "", "--model", ranker], 1, "no word"),
+        (["rank", path, "--sentences", tmp_path / "empty.txt", "--model", ranker], 1, "no sentence"),
+        (["rank", path, "--sentences", tmp_path / "gone.txt", "--model", ranker], 1, "gone.txt"),
+        (["rank", path, "--sentences", tmp_path / "s.txt", "--model", model], 1, "reference images"),
+        (["score"], 2, "--pairs"),
+        (["score", "--pairs", tmp_path / "s.txt"], 1, "not a CSV"),
+    ]:
+        got, out, err = run(capsys, *arguments)
+        assert got == code, (arguments, err)
+        assert word in err and out == "" and len(err.splitlines()) == 1
+
+
+def test_score_gives_every_pair_its_worth(ranker, tmp_path, capsys):
+    photo(tmp_path / "red.jpg", "red")
+    table = tmp_path / "pairs.csv"
+    table.write_text(
+        'image,caption\nred.jpg,a red square\nred.jpg,...\ngone.jpg,a blue square\n,x\nred.jpg,a "blue" square\n'
+    )
+    code, out, err = run(capsys, "score", "--pairs", table, "--model", ranker)
+    assert code == 1
+    assert "gone.jpg: no such file" in err and "it has no word" in err and "line 5" in err
+    header, *rows = [line.split("\t") for line in out.splitlines()]
+    assert len(header) == 6 and len(rows) == 2
+    raw, normalised, bits, _ = map(float, rows[0][2:])
+    assert bits == pytest.approx(raw / math.log(2) / 4, abs=1e-3), "three words and the end sign"
+    assert normalised != raw
+    code, out, _ = run(capsys, "score", "--pairs", table, "--model", ranker, "--json")
+    assert json.loads(out.splitlines()[0])["raw"] == pytest.approx(raw, abs=1e-3)
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])

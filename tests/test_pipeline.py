@@ -1,3 +1,4 @@
+import itertools
 import json
 from dataclasses import replace
 
@@ -61,6 +62,50 @@ def test_one_photo_needs_no_list_and_bytes_will_do(pipe, photos):
     assert pipe.caption(photos[0])[0][0].tokens == expected
     assert pipe.caption(str(photos[0]))[0][0].tokens == expected
     assert pipe.caption(photos[0].read_bytes())[0][0].tokens == expected
+
+
+def test_reference_images_travel_with_the_model(tmp_path, photos):
+    pipe = pipeline(references=9)
+    pipe.save(tmp_path / "m")
+    again = load(tmp_path / "m")
+    assert torch.equal(again.references, pipe.references)
+    sentences = ["a red square", "a large picture", "a blue square"]
+    assert again.rank(photos, sentences) == pipe.rank(photos, sentences)
+    save_file({"image": torch.zeros(3, 5)}, tmp_path / "m" / "references.safetensors")
+    with pytest.raises(ValueError, match="no reference images of this model"):
+        load(tmp_path / "m")
+    (tmp_path / "m" / "references.safetensors").write_bytes(b"x")
+    with pytest.raises(ValueError, match="damaged reference images"):
+        load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("query", ["image", "sentence"])
+@pytest.mark.parametrize("score", ["raw", "normalised", "per-token"])
+def test_a_shortlist_is_ranked_as_the_exact_scores_rank_it(photos, query, score):
+    pipe = pipeline(references=9)
+    sentences = [" ".join(words) for words in itertools.permutations(["a", "red", "blue", "square"], 3)]
+    features = pipe.model.feature_mean + torch.randn(30, 1280, generator=torch.Generator().manual_seed(0))
+    retriever = pipe.retriever(features, sentences, precision="float32")
+    exact, some = retriever.exact(score), retriever.ranked(query, score, shortlist=5)
+    dim = 1 if query == "image" else 0
+    found = some.topk(5, dim).indices
+    torch.testing.assert_close(some.gather(dim, found), exact.gather(dim, found), atol=1e-4, rtol=0)
+    assert torch.equal(retriever.ranked(query, score, shortlist=1000), exact)
+    with pytest.raises(ValueError, match="shortlist"):
+        retriever.ranked(query, score, shortlist=0)
+
+
+def test_rank_gives_indices_and_scores_best_first(photos):
+    pipe = pipeline(references=9)
+    sentences = ["a red square", "a blue square", "a large picture"]
+    matches = pipe.rank(photos, sentences, score="raw", top=9)
+    scores = pipe.log_likelihood(photos, sentences)
+    for i, several in enumerate(matches):
+        assert sorted(m.index for m in several) == [0, 1, 2]
+        assert [m.score for m in several] == sorted((m.score for m in several), reverse=True)
+        assert several[0].index == int(scores[i].argmax())
+    by_sentence = pipe.rank(photos, sentences, query="sentence", top=1)
+    assert [m[0].index for m in by_sentence] == scores.argmax(0).tolist()
 
 
 def test_a_bad_photo_and_an_empty_sentence_are_named(pipe, photos, tmp_path):
