@@ -407,6 +407,19 @@ def photo_files(folder, n, start=0):
     return paths
 
 
+def test_mirror_images_have_features_and_a_cache_of_their_own(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (40, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels[:, ::-1]).save(tmp_path / "b.png")
+    encoder = tiny()
+    a, b = tmp_path / "a.png", tmp_path / "b.png"
+    rows, *_ = FeatureCache(encoder, tmp_path / "cache").features([a, b])
+    mirrored, *_ = FeatureCache(encoder, tmp_path / "cache", mirror=True).features([b, a])
+    np.testing.assert_array_equal(rows, mirrored)
+    assert not np.array_equal(rows[0], rows[1])
+
+
 def test_the_fingerprint_follows_weights_and_preprocessing():
     changed = Network()
     with torch.no_grad():

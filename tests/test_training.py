@@ -71,6 +71,18 @@ def test_an_epoch_holds_every_sentence_once_in_batches_of_like_length():
     assert [b.images.tolist() for b in batches] != [b.images.tolist() for b in other]
 
 
+def test_every_sentence_draws_one_of_the_views_it_may_see():
+    data = made_data(300)
+    views = CaptionData(data.sentences, data.images, data.features.repeat_interleave(2, 0), 2, [1, 2, 2] * 100)
+    seen = {i: set() for i in range(300)}
+    for epoch in range(12):
+        for batch in views.batches(VOCABULARY, 16, 0, epoch):
+            for row in batch.images.tolist():
+                seen[row // 2].add(row % 2)
+    assert all(seen[i] == {0} for i in range(0, 300, 3))
+    assert sum(seen[i] == {0, 1} for i in range(300)) > 195
+
+
 @pytest.mark.parametrize(
     "config",
     [

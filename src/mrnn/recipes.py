@@ -18,6 +18,8 @@ from mrnn.text import Vocabulary, tokenise
 from mrnn.training import CaptionData, Progress, TrainingConfig, train
 from mrnn.training.curves import plot_curves
 
+SIDED = {"left", "right", "leftmost", "rightmost"}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -26,6 +28,7 @@ class Recipe:
     Args:
         encoder: Name of the encoder, as `load_encoder` takes it.
         min_count: How often a word must occur in the training captions to be known.
+        mirror: Train on every photo's mirror image too, for captions that say neither left nor right.
         model: Sizes and options.
         training: How to train.
         generation: How captions are searched for by default.
@@ -34,6 +37,7 @@ class Recipe:
 
     encoder: str = "efficientnet_lite2"
     min_count: int = 5
+    mirror: bool = False
     model: ModelConfig = field(default_factory=MRNNConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
@@ -51,7 +55,12 @@ def flickr8k() -> Recipe:
 
     mrnn train flickr8k --data DIR/flickr8k --out runs/flickr8k
     """
-    return Recipe(model=MRNNConfig(dropout_word=0.25, dropout_image=0.5, dropout_multimodal=0.5))
+    return Recipe(
+        mirror=True,
+        model=MRNNConfig(dropout_word=0.25, dropout_image=0.4, dropout_multimodal=0.5),
+        training=TrainingConfig(epochs=18, learning_rate=3e-3, weight_decay=0.4, patience=6),
+        generation=GenerationConfig(length_exponent=0.9),
+    )
 
 
 def base() -> Recipe:
@@ -98,11 +107,21 @@ def encode_split(
     return Split([photos[i] for i in usable], torch.from_numpy(features).float(), errors)
 
 
-def caption_data(split: Split, vocabulary: Vocabulary) -> CaptionData:
-    """A split's captions as ids; captions without a word are left out."""
-    pairs = [(i, vocabulary.encode(tokenise(c))) for i, photo in enumerate(split.photos) for c in photo.captions]
-    pairs = [(i, ids) for i, ids in pairs if ids]
-    return CaptionData([ids for _, ids in pairs], [i for i, _ in pairs], split.features)
+def caption_data(split: Split, vocabulary: Vocabulary, mirrored: torch.Tensor | None = None) -> CaptionData:
+    """A split's captions as ids; captions without a word are left out.
+
+    Args:
+        split: Photos, captions, features.
+        vocabulary: Of the model.
+        mirrored: (N, D) features of the mirror images, as a second view of every photo.
+    """
+    pairs = [(i, tokenise(c)) for i, photo in enumerate(split.photos) for c in photo.captions]
+    pairs = [(i, tokens) for i, tokens in pairs if tokens]
+    sentences, images = [vocabulary.encode(tokens) for _, tokens in pairs], [i for i, _ in pairs]
+    if mirrored is None:
+        return CaptionData(sentences, images, split.features)
+    features = torch.stack([split.features, mirrored], 1).flatten(0, 1)
+    return CaptionData(sentences, images, features, 2, [1 if SIDED & set(tokens) else 2 for _, tokens in pairs])
 
 
 def train_recipe(
@@ -141,7 +160,12 @@ def train_recipe(
     on_errors([*train_split.errors, *dev_split.errors])
     tokens = (tokenise(caption) for photo in train_split.photos for caption in photo.captions)
     vocabulary = Vocabulary.build(tokens, recipe.min_count)
-    data, dev = caption_data(train_split, vocabulary), caption_data(dev_split, vocabulary)
+    mirrored = None
+    if recipe.mirror:
+        paths = [photo.path for photo in train_split.photos]
+        rows, _, _ = FeatureCache(encoder, cache_folder, mirror=True).features(paths, on_features)
+        mirrored = torch.from_numpy(rows).float()
+    data, dev = caption_data(train_split, vocabulary, mirrored), caption_data(dev_split, vocabulary)
     torch.manual_seed(recipe.training.seed)
     model = MODELS[model_name(recipe.model)](recipe.model, len(vocabulary), encoder.width)
     assert isinstance(model, NeuralLanguageModel)

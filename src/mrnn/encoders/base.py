@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         return ImageFeatures(pooled, None if cells is None else cells.permute(0, 2, 3, 1))
 
     def encode(
-        self, sources: Iterable[ImageSource], batch: int = 8, threads: int = 2
+        self, sources: Iterable[ImageSource], batch: int = 8, threads: int = 2, mirror: bool = False
     ) -> Iterator[tuple[list[int], ImageFeatures | None, list[ImageError]]]:
         """Encode photos as they are decoded by a pool of threads.
 
@@ -71,6 +71,7 @@ class Encoder(nn.Module):
             sources: Paths, bytes or PIL images.
             batch: Photos a step; 8 keeps a small network's maps in a processor's cache.
             threads: Decoding threads.
+            mirror: Encode the photos' mirror images.
 
         Yields:
             For every batch: the positions in `sources` of the photos that were encoded, their features in
@@ -86,7 +87,7 @@ class Encoder(nn.Module):
                 errors.append(photo)
             else:
                 positions.append(position)
-                pixels.append(photo)
+                pixels.append(photo[:, ::-1] if mirror else photo)
             if len(pixels) + len(errors) == batch or position == len(sources) - 1:
                 features = self(torch.from_numpy(np.stack(pixels)).to(device)) if pixels else None
                 yield positions, features, errors

@@ -37,12 +37,15 @@ class FeatureCache:
     Args:
         encoder: Whose features.
         folder: Where the caches of all encoders lie; `default_folder()` if None.
+        mirror: Hold the features of the photos' mirror images.
     """
 
-    def __init__(self, encoder: Encoder, folder: Path | str | None = None):
-        self.encoder = encoder
+    def __init__(self, encoder: Encoder, folder: Path | str | None = None, mirror: bool = False):
+        self.encoder, self.mirror = encoder, mirror
         safe = "".join(c if c.isalnum() else "_" for c in encoder.name.partition(":")[0])
         self.folder = Path(folder or default_folder()) / "features" / f"{safe}-{encoder.fingerprint[:16]}"
+        if mirror:
+            self.folder = self.folder.with_name(f"{self.folder.name}-mirror")
         self._rows_file, self._keys_file = self.folder / "features.f16", self.folder / "photos.sha256"
 
     def features(
@@ -94,7 +97,7 @@ class FeatureCache:
         errors: list[ImageError] = []
         with self._writing() as (rows, lines):
             done = total - len(missing)
-            for positions, features, bad in self.encoder.encode(paths, threads=threads):
+            for positions, features, bad in self.encoder.encode(paths, threads=threads, mirror=self.mirror):
                 errors += bad
                 if features is not None:
                     with np.errstate(over="ignore"):  # what overflows is refused below, with the photo's name

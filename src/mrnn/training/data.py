@@ -21,12 +21,16 @@ class CaptionData:
     Args:
         sentences: S sentences without signs.
         images: For each sentence the row of its image.
-        features: (N, D).
+        features: (N, D), or (N * views, D), the views of an image one after the other.
+        views: Views an image.
+        choices: For each sentence from how many of the first views an epoch draws one; all if None.
     """
 
     sentences: Sequence[Sequence[int]]
     images: Sequence[int]
     features: Float[Tensor, "N ..."]
+    views: int = 1
+    choices: Sequence[int] | None = None
 
     @property
     def tokens(self) -> int:
@@ -45,5 +49,8 @@ class CaptionData:
         for start in range(0, len(order), 50 * size):
             pool = sorted(order[start : start + 50 * size], key=lambda i: len(self.sentences[i]))
             batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        choices = torch.tensor(self.choices if self.choices is not None else [self.views] * len(self.sentences))
+        drawn = (torch.rand(len(choices), generator=generator) * choices).long()
+        rows = (torch.tensor(self.images) * self.views + drawn).tolist()
         for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield Batch.of([self.sentences[s] for s in batches[i]], [self.images[s] for s in batches[i]], vocabulary)
+            yield Batch.of([self.sentences[s] for s in batches[i]], [rows[s] for s in batches[i]], vocabulary)
