@@ -11,6 +11,7 @@ from mrnn import likelihood
 from mrnn.evaluation.ranking import chance_figures, confidence, ranks, recall_figures, retrieval_figures
 from mrnn.retrieval.exact import log_likelihood, pair_log_likelihood
 from mrnn.retrieval.first_order import first_order
+from mrnn.retrieval.index import VectorIndex
 from mrnn.retrieval.prefixes import encode_sentences
 from mrnn.retrieval.scores import SCORES, apply_score, fast_sentence_prior, sentence_prior
 from mrnn.text import SIGNS, Vocabulary
@@ -67,6 +68,35 @@ def test_prefix_sharing_changes_nothing(sentences, seed):
     pairs = torch.stack([torch.randint(0, n, (11,), generator=generator) for n in (3, len(sentences))], 1)
     some = pair_log_likelihood(model, encoded, image, pairs)
     torch.testing.assert_close(some, whole[pairs[:, 0], pairs[:, 1]], atol=1e-5, rtol=0)
+
+
+@given(n=st.integers(1, 40), k=st.integers(1, 50), constants=st.booleans(), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_a_small_index_is_brute_force(n, k, constants, seed):
+    rng = np.random.default_rng(seed)
+    vectors, query = rng.normal(size=(n, 6)).astype(np.float32), rng.normal(size=6).astype(np.float32)
+    added = rng.normal(size=n).astype(np.float32) if constants else None
+    which, scores = VectorIndex(vectors, added).search(query, k)
+    expected = vectors @ query + (added if constants else 0)
+    order = np.argsort(-expected, kind="stable")[:k]
+    np.testing.assert_allclose(scores, expected[order], atol=1e-5)
+    np.testing.assert_allclose(expected[which], expected[order], atol=1e-5)
+
+
+def test_a_large_index_finds_nearly_what_brute_force_finds():
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    basis = rng.normal(size=(24, 48))
+    vectors = (rng.normal(size=(60_000, 24)) @ basis).astype(np.float32)
+    constants = rng.normal(size=60_000).astype(np.float32)
+    index = VectorIndex(vectors, constants)
+    found = 0
+    for query in (rng.normal(size=(10, 24)) @ basis).astype(np.float32):
+        exact = vectors @ query + constants
+        which, scores = index.search(query, 10)
+        np.testing.assert_allclose(scores, exact[which], rtol=1e-4)
+        found += len(set(which) & set(np.argsort(-exact)[:10]))
+    assert found >= 95
 
 
 def test_nothing_to_score_gives_nothing():

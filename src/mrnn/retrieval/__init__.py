@@ -2,6 +2,7 @@
 
 from mrnn.retrieval.exact import log_likelihood, pair_log_likelihood
 from mrnn.retrieval.first_order import FirstOrder, first_order
+from mrnn.retrieval.index import VectorIndex
 from mrnn.retrieval.prefixes import EncodedSentences, encode_sentences
 from mrnn.retrieval.scores import DEFAULTS, SCORES, Score, apply_score, fast_sentence_prior, sentence_prior
 from mrnn.retrieval.search import Match, Query, Retriever, best_matches
@@ -15,6 +16,7 @@ __all__ = [
     "Query",
     "Retriever",
     "Score",
+    "VectorIndex",
     "apply_score",
     "best_matches",
     "encode_sentences",

@@ -1,0 +1,53 @@
+"""Turn a trained run into a bundled model: float16 weights, and a card with figures from `mrnn evaluate`.
+
+python scripts/bundle.py RUN NAME DATA_DIR...   (evaluates on the test split of each data set)
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from mrnn.pipeline import BUNDLED, load
+
+PROVENANCE = """\
+The weights were trained on the photos and captions named above, which are not in this package: Flickr8K (Hodosh et
+al. 2013) is for non-commercial research use, and each COCO photo bears its own Creative Commons licence. The encoder
+is EfficientNet-Lite2 with ImageNet weights (Apache-2.0).
+
+The model knows only what these captions tell: mostly people and dogs outdoors{more}. It describes anything
+else in their words, and is then wrong. Captions name the sex, age and doings of people by their looks, with the biases of
+the people who wrote the training captions. Do not use it to decide anything about anyone."""
+
+
+def main() -> None:
+    """Save, evaluate, and save again with the figures."""
+    run, name, *folders = sys.argv[1:]
+    target = BUNDLED / name
+    pipe = load(Path(run))
+    more = ", and some everyday indoor scenes" if "coco" in pipe.provenance["training"]["data"] else ""
+    pipe.provenance["provenance"] = PROVENANCE.format(more=more)
+    pipe.provenance["results"] = []
+    pipe.save(target, torch.float16)
+    for folder in folders:
+        with tempfile.TemporaryDirectory() as place:
+            figures = Path(place) / "figures.json"
+            command = ["evaluate", name, "--data", folder, "--json", str(figures)]
+            subprocess.run([sys.executable, "-m", "mrnn", *command], check=True)
+            result = json.loads(figures.read_text())
+        pipe.provenance["results"].append(
+            {
+                "data": result["data"],
+                "split": result["split"],
+                "command": f"mrnn evaluate {name} --data {Path(folder).name}",
+                "figures": {k: v for k, v in result["figures"].items() if not k.endswith((" low", " high"))},
+            }
+        )
+    pipe.save(target, torch.float16)
+
+
+if __name__ == "__main__":
+    main()
