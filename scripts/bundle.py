@@ -19,8 +19,12 @@ al. 2013) is for non-commercial research use, and each COCO photo bears its own 
 is EfficientNet-Lite2 with ImageNet weights (Apache-2.0).
 
 The model knows only what these captions tell: mostly people and dogs outdoors{more}. It describes anything
-else in their words, and is then wrong. Captions name the sex, age and doings of people by their looks, with the biases of
-the people who wrote the training captions. Do not use it to decide anything about anyone."""
+else in their words, and is then wrong. Captions name the sex, age and doings of people by their looks, with the
+biases of those who wrote the training captions. Do not use it to decide anything about anyone."""
+
+
+def _trained_on(pipe) -> str:
+    return pipe.provenance["training"]["command"]
 
 
 def main() -> None:
@@ -29,6 +33,8 @@ def main() -> None:
     target = BUNDLED / name
     pipe = load(Path(run))
     more = ", and some everyday indoor scenes" if "coco" in pipe.provenance["training"]["data"] else ""
+    data = " ".join(f"--data {Path(folder).name}" for folder in folders if Path(folder).name in _trained_on(pipe))
+    pipe.provenance["training"]["command"] = f"mrnn train {name} {data} --out runs/{name}"
     pipe.provenance["provenance"] = PROVENANCE.format(more=more)
     pipe.provenance["results"] = []
     pipe.save(target, torch.float16)

@@ -2,6 +2,11 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Every shape and type that these rooms declare is checked at every call of every test.
+CHECKED = ["models", "likelihood", "generation", "retrieval", "encoders.base", "training.data", "training.objective"]
+install_import_hook([f"mrnn.{room}" for room in CHECKED], "beartype.beartype")
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

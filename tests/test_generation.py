@@ -74,7 +74,7 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(seed, exponent, shortest
     log_p = token_log_probabilities(model, TINY, every, image.expand(len(every), -1))
     scored = sorted(((sum(p) / len(p) ** exponent, s) for p, s in zip(log_p, every, strict=True)), reverse=True)
     config = GenerationConfig(beam=81, n=3, length_exponent=exponent, min_length=shortest, max_length=3)
-    found = generate(model, TINY, image, config)[0]
+    found = generate(model, TINY, image, config, precision="float32")[0]
     assert [c.score for c in found] == pytest.approx([score for score, _ in scored[:3]], abs=1e-4)
 
 
@@ -148,8 +148,8 @@ def test_n_best_are_distinct_and_in_order():
         {"n": 6, "beam": 5},
         {"method": "greedy", "n": 2},
         {"min_length": 5, "max_length": 4},
-        {"temperature": 0},
-        {"top_p": 0},
+        {"temperature": 0.0},
+        {"top_p": 0.0},
         {"top_k": -1},
     ],
 )

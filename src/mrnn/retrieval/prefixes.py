@@ -85,7 +85,7 @@ def encode_sentences(
         place[level] = torch.arange(len(level), device=device)
     text = torch.empty_like(torch.cat(parts))
     text[torch.tensor([prefix for level in levels for prefix in level], device=device)] = torch.cat(parts)
-    pairs = torch.tensor(list(edge_of), device=device).view(-1, 2)
+    pairs = torch.tensor(list(edge_of), dtype=torch.long, device=device).view(-1, 2)
     order = pairs[:, 0].argsort(stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=device)

@@ -83,7 +83,7 @@ def fast_sentence_prior(
 
 
 def apply_score(
-    name: Score,
+    name: str,
     log_likelihoods: Float[Tensor, "N S"],
     tokens: Int[Tensor, " S"],
     prior: Float[Tensor, " S"] | None = None,
