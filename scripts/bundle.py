@@ -7,11 +7,13 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from mrnn.pipeline import BUNDLED, load
+from mrnn.pipeline import BUNDLED, code_version, load
+from mrnn.recipes import RECIPES
 
 PROVENANCE = """\
 The weights were trained on the photos and captions named above, which are not in this package: Flickr8K (Hodosh et
@@ -35,6 +37,10 @@ def main() -> None:
     more = ", and some everyday indoor scenes" if "coco" in pipe.provenance["training"]["data"] else ""
     data = " ".join(f"--data {Path(folder).name}" for folder in folders if Path(folder).name in _trained_on(pipe))
     pipe.provenance["training"]["command"] = f"mrnn train {name} {data} --out runs/{name}"
+    # The search may have been tuned on dev after the training.
+    pipe.generation = RECIPES[name]().generation
+    pipe.provenance["training"]["recipe"]["generation"] = asdict(pipe.generation)
+    pipe.provenance["code"] = code_version()
     pipe.provenance["provenance"] = PROVENANCE.format(more=more)
     pipe.provenance["results"] = []
     pipe.save(target, torch.float16)

@@ -113,6 +113,7 @@ def test_caption_takes_search_options(model, tmp_path, capsys, options):
         (["train", "flickr8k", "--data", ".", "--out", "o", "--model.word", "0"], ["model.word"]),
         (["train", "flickr8k", "--data", ".", "--out", "o", "--training.optimizer", "sgd"], ["weight_decay"]),
         (["train", "flickr8k", "--data", ".", "--out", "o", "--min-count", "0"], ["min_count"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--references", "0"], ["image_gain"]),
     ],
 )
 def test_bad_usage_is_one_line_and_code_2(arguments, words, capsys, tmp_path, monkeypatch):

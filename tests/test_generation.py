@@ -78,6 +78,21 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(seed, exponent, shortest
     assert [c.score for c in found] == pytest.approx([score for score, _ in scored[:3]], abs=1e-4)
 
 
+def test_an_image_gain_searches_for_a_stressed_image_and_reports_the_photo():
+    model = sharp("mrnn", 3)
+    image = image_of(model)
+    centre = image.mean(0)
+    gained = generate(model, VOCABULARY, image, GenerationConfig(image_gain=1.5, n=2), centre)
+    expected = generate(model, VOCABULARY, centre + 1.5 * (image - centre), GenerationConfig(n=2))
+    for i, (some, others) in enumerate(zip(gained, expected, strict=True)):
+        assert [c.tokens for c in some] == [c.tokens for c in others]
+        assert [c.score for c in some] == pytest.approx([c.score for c in others], abs=0.05)
+        own = token_log_probabilities(model, VOCABULARY, [VOCABULARY.encode(some[0].tokens)], image[i : i + 1])[0]
+        assert some[0].log_probabilities == pytest.approx(own, abs=1e-4)
+    with pytest.raises(ValueError, match="no reference images"):
+        generate(model, VOCABULARY, image, GenerationConfig(image_gain=1.5))
+
+
 def test_greedy_takes_the_likeliest_word_each_time():
     model = sharp("mrnn")
     image = image_of(model, 1)
@@ -149,6 +164,7 @@ def test_n_best_are_distinct_and_in_order():
         {"method": "greedy", "n": 2},
         {"min_length": 5, "max_length": 4},
         {"temperature": 0.0},
+        {"image_gain": 0.0},
         {"top_p": 0.0},
         {"top_k": -1},
     ],

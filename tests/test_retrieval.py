@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_models import every_model, make, photos
 
+import mrnn
 from mrnn import likelihood
+from mrnn.corpora import read_corpus
 from mrnn.evaluation.ranking import chance_figures, confidence, ranks, recall_figures, retrieval_figures
 from mrnn.retrieval.exact import log_likelihood, pair_log_likelihood
 from mrnn.retrieval.first_order import first_order
@@ -194,3 +196,22 @@ def test_recall_chance_and_intervals():
     assert out["image-to-sentence R@1"] == out["sentence-to-image R@1"] == 100
     assert out["sentence-to-image median rank"] == 1
     assert math.isclose(out["image-to-sentence R@1 chance"], 25)
+
+
+def test_the_bundled_model_on_real_photos(data):
+    pipe = mrnn.load("flickr8k")
+    photos = read_corpus(data / "flickr8k").split("dev")[:12]
+    features = pipe.features([photo.path for photo in photos])
+    sentences = [caption for photo in photos for caption in photo.captions]
+    owner = [i for i, photo in enumerate(photos) for _ in photo.captions]
+    retriever = pipe.retriever(features, sentences, precision="float32")
+    exact = retriever.exact("raw")
+    for i in (0, 7):
+        plain = likelihood.pair_log_likelihood(pipe.model, pipe.vocabulary, retriever.ids, [i] * len(owner), features)
+        torch.testing.assert_close(exact[i], plain, atol=1e-4, rtol=0)
+    figures = retrieval_figures({"image": retriever.exact("normalised").numpy(), "sentence": exact.numpy()}, owner)
+    assert figures["image-to-sentence R@5"] > 60 > figures["image-to-sentence R@5 chance"]
+    assert figures["sentence-to-image R@5"] > 60 > figures["sentence-to-image R@5 chance"]
+    true = [s["normalised_bits"] for s in pipe.score_pairs(features, owner, sentences)]
+    false = [s["normalised_bits"] for s in pipe.score_pairs(features, [(i + 5) % 12 for i in owner], sentences)]
+    assert sum(true) / len(true) > sum(false) / len(false) + 0.3

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from test_models import make
 
+from mrnn import recipes
 from mrnn.likelihood import IGNORED
 from mrnn.models import MRNN, MRNNConfig
 from mrnn.text import SIGNS, Vocabulary
@@ -208,3 +210,27 @@ def test_the_schedule_rises_to_its_peak_and_falls_to_nothing():
 def test_contradicting_options_are_refused(options):
     with pytest.raises(ValueError, match="training"):
         TrainingConfig(**options)
+
+
+def test_the_log_goes_to_tensorboard_if_it_is_installed(tmp_path, monkeypatch):
+    seen = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            seen.append(folder)
+
+        def add_scalar(self, name, value, step):
+            seen.append((name, value, step))
+
+        def flush(self):
+            seen.append("flush")
+
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    passed_on = []
+    on_step = recipes.with_tensorboard(tmp_path, passed_on.append)
+    on_step({"step": 3, "steps": 9, "bits": 4.0})
+    on_step({"step": 5, "steps": 9, "dev_perplexity": 20.0})
+    assert seen == [str(tmp_path / "tensorboard"), ("bits", 4.0, 3), ("dev_perplexity", 20.0, 5), "flush"]
+    assert len(passed_on) == 2

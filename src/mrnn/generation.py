@@ -33,6 +33,8 @@ class GenerationConfig:
         length_exponent: Beam hypotheses are ranked by log-likelihood / tokens ** this; 0 prefers short ones.
         min_length: Fewest words.
         max_length: Most words.
+        image_gain: Search for captions of b0 + gain (b - b0), b the image's vector and b0 the mean of training
+            images: above 1 stresses what sets the photo apart. The probabilities reported are those of b itself.
         temperature: Of sampling; below 1 is safer, above 1 wilder.
         top_k: Sample among the k likeliest words; 0 among all.
         top_p: Sample among the likeliest words that together have this probability.
@@ -45,6 +47,7 @@ class GenerationConfig:
     length_exponent: float = 0.7
     min_length: int = 1
     max_length: int = 25
+    image_gain: float = 1.0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -61,6 +64,8 @@ class GenerationConfig:
             raise ValueError(f"no length is between {self.min_length} and {self.max_length} words")
         if self.temperature <= 0:
             raise ValueError(f"the temperature is {self.temperature}, but must be above 0 (or use greedy search)")
+        if self.image_gain <= 0:
+            raise ValueError(f"the image gain is {self.image_gain}, but must be above 0")
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError("top_k must be 0 or more, and top_p above 0 and at most 1")
 
@@ -73,7 +78,8 @@ class Caption:
         text: For people.
         tokens: Its words.
         log_probabilities: Natural log of each word's probability, then of the end sign's.
-        score: What it was ranked by: the log-likelihood over tokens ** length_exponent.
+        score: What the search ranked it by: the log-likelihood, with the image gain, over tokens **
+            length_exponent. A sample's is its own log-likelihood over the same.
     """
 
     text: str
@@ -93,6 +99,7 @@ def generate(
     vocabulary: Vocabulary,
     image: Float[Tensor, "N M"],
     config: GenerationConfig | None = None,
+    centre: Float[Tensor, " M"] | None = None,
     batch: int = 256,
     precision: Precision = "auto",
 ) -> list[list[Caption]]:
@@ -103,46 +110,53 @@ def generate(
         vocabulary: The model's.
         image: What `model.encode_image` gave.
         config: How to search; a beam of 5 if None.
+        centre: b0, the mean of training images' vectors, for an image gain other than 1.
         batch: Images a step.
         precision: Of a search; samples and all reported probabilities are computed in float32.
 
     Returns:
         For every image `n` captions, the best first (samples in the order drawn).
+
+    Raises:
+        ValueError: An image gain is asked for without a centre.
     """
     config = config or GenerationConfig()
+    stressed = image
+    if config.image_gain != 1:
+        if centre is None:
+            raise ValueError("an image gain needs the mean training image, and this model has no reference images")
+        stressed = centre + config.image_gain * (image - centre)
     generator = torch.Generator(image.device).manual_seed(config.seed)
-    found: list[list[list[int]]] = []
+    found: list[list[tuple[list[int], float | None]]] = []
     # A search may round, as what it finds is measured exactly; samples must follow the exact distribution.
     with autocast("float32" if config.method == "sample" else precision, image.device) as reduced:
-        for part in image.to(torch.bfloat16 if reduced else image.dtype).split(batch):
+        for part in stressed.to(torch.bfloat16 if reduced else image.dtype).split(batch):
             if config.method == "beam":
                 found += _beam(model, vocabulary, part, config)
             else:
                 found += _draw(model, vocabulary, part, config, generator)
-    captions = _measure(model, vocabulary, image, found, config)
-    if config.method == "beam":
-        return [sorted(several, key=lambda caption: -caption.score) for several in captions]
-    return captions
+    return _measure(model, vocabulary, image, found, config)
 
 
 def _measure(
     model: LanguageModel,
     vocabulary: Vocabulary,
     image: Float[Tensor, "N M"],
-    found: Sequence[Sequence[Sequence[int]]],
+    found: Sequence[Sequence[tuple[list[int], float | None]]],
     config: GenerationConfig,
 ) -> list[list[Caption]]:
     """Captions with exact probabilities: searches may run in low precision, what is reported does not."""
-    flat = [ids for several in found for ids in several]
+    flat = [ids for several in found for ids, _ in several]
     owners = [i for i, several in enumerate(found) for _ in several]
     measured = iter(token_log_probabilities(model, vocabulary, flat, image[owners]))
     captions = []
     for several in found:
         row = []
-        for ids in several:
+        for ids, score in several:
             log_probabilities = tuple(next(measured))
             tokens = tuple(vocabulary.decode(ids))
-            score = sum(log_probabilities) / len(log_probabilities) ** config.length_exponent
+            if score is None:
+                score = sum(log_probabilities) / len(log_probabilities) ** config.length_exponent
             row.append(Caption(detokenise(tokens), tokens, log_probabilities, score))
         captions.append(row)
     return captions
@@ -160,8 +174,8 @@ def _next_word(
 
 def _beam(
     model: LanguageModel, vocabulary: Vocabulary, image: Float[Tensor, "N M"], config: GenerationConfig
-) -> list[list[list[int]]]:
-    """The `n` best finished hypotheses of every image.
+) -> list[list[tuple[list[int], float | None]]]:
+    """The `n` best finished hypotheses of every image, with their scores.
 
     A hypothesis that proposes the end sign among an image's K best continuations is finished. An image is
     done when K are finished and no live one, at its present length, ranks above the worst of them.
@@ -212,7 +226,7 @@ def _beam(
         state = map_state(lambda s, flat=flat: s.index_select(0, flat), state)
         rows, live, history, words = rows[kept], live[kept], history[kept], words[kept].flatten()
     return [
-        [s[: s.index(end)] for s, score in zip(several, scores, strict=True) if score > _NEVER][: config.n]
+        [(s[: s.index(end)], score) for s, score in zip(several, scores, strict=True) if score > _NEVER][: config.n]
         for several, scores in zip(sentences.tolist(), finished.tolist(), strict=True)
     ]
 
@@ -223,7 +237,7 @@ def _draw(
     image: Float[Tensor, "N M"],
     config: GenerationConfig,
     generator: torch.Generator,
-) -> list[list[list[int]]]:
+) -> list[list[tuple[list[int], float | None]]]:
     """`n` greedy or sampled sentences of every image."""
     end = vocabulary.end
     image = image.repeat_interleave(config.n, 0)
@@ -241,7 +255,7 @@ def _draw(
         if not going.any():
             break
     ended = torch.stack([*drawn, torch.full_like(words, end)], 1).tolist()
-    sentences = [sentence[: sentence.index(end)] for sentence in ended]
+    sentences = [(sentence[: sentence.index(end)], None) for sentence in ended]
     return [sentences[i : i + config.n] for i in range(0, len(sentences), config.n)]
 
 

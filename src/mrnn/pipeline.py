@@ -89,6 +89,11 @@ class Pipeline:
         return encoder.to(self.device)
 
     @property
+    def centre(self) -> Float[Tensor, " M"] | None:
+        """Mean of the reference images' vectors; None without them."""
+        return None if self.references is None else self.references.mean(0)
+
+    @property
     def device(self) -> torch.device:
         """Where the model's weights lie."""
         return next(iter(self.model.buffers())).device
@@ -143,7 +148,7 @@ class Pipeline:
         """`caption` for photos that are encoded already."""
         with torch.inference_mode():
             image = self.model.encode_image(features.to(self.device).float())
-        return generate(self.model, self.vocabulary, image, replace(self.generation, **options))
+        return generate(self.model, self.vocabulary, image, replace(self.generation, **options), self.centre)
 
     def sentence_ids(self, sentences: Sequence[str]) -> list[list[int]]:
         """Ids of sentences, without signs.

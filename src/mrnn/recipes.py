@@ -46,6 +46,8 @@ class Recipe:
     def __post_init__(self):
         if self.min_count < 1:
             raise ValueError(f"min_count is {self.min_count}, but must be 1 or more")
+        if self.generation.image_gain != 1 and not self.references:
+            raise ValueError("generation.image_gain needs the mean training image, so references must be above 0")
         if self.references < 0:
             raise ValueError(f"references is {self.references}, but must be 0 or more")
 
@@ -59,7 +61,7 @@ def flickr8k() -> Recipe:
         mirror=True,
         model=MRNNConfig(dropout_word=0.25, dropout_image=0.4, dropout_multimodal=0.5),
         training=TrainingConfig(epochs=18, learning_rate=3e-3, weight_decay=0.4, patience=6),
-        generation=GenerationConfig(length_exponent=0.9),
+        generation=GenerationConfig(length_exponent=0.85, image_gain=1.15),
     )
 
 
@@ -170,8 +172,10 @@ def train_recipe(
     model = MODELS[model_name(recipe.model)](recipe.model, len(vocabulary), encoder.width)
     assert isinstance(model, NeuralLanguageModel)
     model.to(device)
-    run = {"recipe": asdict(recipe), "encoder": encoder.fingerprint, "data": corpus.fingerprint}
-    on_step = _with_tensorboard(out, on_step)
+    # How captions are searched for may change without training again.
+    trained = {key: value for key, value in asdict(recipe).items() if key != "generation"}
+    run = {"recipe": trained, "encoder": encoder.fingerprint, "data": corpus.fingerprint}
+    on_step = with_tensorboard(out, on_step)
     progress = train(model, vocabulary, data, dev, recipe.training, out, run, on_step)
     plot_curves(out / "log.jsonl", out / "curves.png")
     provenance = {"training": _provenance(name, recipe, corpus, command, progress), "code": code_version()}
@@ -203,7 +207,7 @@ def _provenance(name: str, recipe: Recipe, corpus: Corpus, command: str, progres
     }
 
 
-def _with_tensorboard(out: Path, on_step: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+def with_tensorboard(out: Path, on_step: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
     """Send the log's numbers to TensorBoard too, if it is installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

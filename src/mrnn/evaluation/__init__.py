@@ -56,11 +56,12 @@ def evaluate_captions(
     references: list[tuple[str, ...]],
     features: Float[Tensor, "N ..."],
     generation: GenerationConfig,
+    centre: Float[Tensor, " M"] | None = None,
 ) -> tuple[dict[str, float], list[Caption]]:
-    """Caption every photo and compare with its references; see `caption_metrics`."""
+    """Caption every photo and compare with its references; see `caption_metrics` and `generate`."""
     with torch.inference_mode():
         image = torch.cat([model.encode_image(part) for part in features.split(512)])
-    captions = [several[0] for several in generate(model, vocabulary, image, generation)]
+    captions = [several[0] for several in generate(model, vocabulary, image, generation, centre)]
     return caption_metrics([caption.text for caption in captions], references), captions
 
 

@@ -59,8 +59,8 @@ class VectorIndex:
         else:
             import faiss
 
-            parameters = faiss.SearchParametersIVF(nprobe=self.probes)
-            whole = faiss.SearchParametersPreTransform(index_params=parameters)
+            parameters = faiss.SearchParametersIVF(nprobe=self.probes)  # ty: ignore[unknown-argument]
+            whole = faiss.SearchParametersPreTransform(index_params=parameters)  # ty: ignore[unknown-argument]
             _, found = self._index.search(query[None], max(200, 4 * k), params=whole)
             which = found[0][found[0] >= 0]
             scores = np.empty(0)
