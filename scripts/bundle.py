@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mrnn.pipeline import BUNDLED, code_version, load
+from mrnn.pipeline import BUNDLED, load
 from mrnn.recipes import RECIPES
 
 PROVENANCE = """\
@@ -40,7 +40,6 @@ def main() -> None:
     # The search may have been tuned on dev after the training.
     pipe.generation = RECIPES[name]().generation
     pipe.provenance["training"]["recipe"]["generation"] = asdict(pipe.generation)
-    pipe.provenance["code"] = code_version()
     pipe.provenance["provenance"] = PROVENANCE.format(more=more)
     pipe.provenance["results"] = []
     pipe.save(target, torch.float16)
