@@ -310,7 +310,9 @@ def evaluate(
     captions, scores = [], {}
     if metrics in ("all", "captions"):
         generation = pipeline.generation if beam is None else replace(pipeline.generation, beam=beam)
-        more, captions = evaluate_captions(pipeline.model, pipeline.vocabulary, references, photos.features, generation)
+        more, captions = evaluate_captions(
+            pipeline.model, pipeline.vocabulary, references, photos.features, generation, pipeline.centre
+        )
         figures |= more
     if metrics in ("all", "retrieval"):
         retriever = pipeline.retriever(photos.features, sentences)
