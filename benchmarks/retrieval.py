@@ -25,7 +25,7 @@ def main() -> None:
     plain = few * S / (time.perf_counter() - start)
     encoded = encode_sentences(model, VOCABULARY, data.sentences)
     for precision in ("float32", "bfloat16"):
-        elapsed = seconds(lambda p=precision: log_likelihood(model, encoded, image, precision=p), 2)
+        elapsed = seconds(lambda p=precision: log_likelihood(model, encoded, image, precision=p), 4)
         rows = N * len(encoded.text) / elapsed
         limit = product_rate(getattr(torch, precision))
         share = rows * 2 * 512 * len(VOCABULARY) / limit

@@ -100,7 +100,7 @@ def generate(
     image: Float[Tensor, "N M"],
     config: GenerationConfig | None = None,
     centre: Float[Tensor, " M"] | None = None,
-    batch: int = 256,
+    batch: int = 512,
     precision: Precision = "auto",
 ) -> list[list[Caption]]:
     """Write captions.
