@@ -44,11 +44,12 @@ def draw(photos: list[Path], captions: list[list[Caption]], picture: Path) -> No
 
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.4 * len(photos), 3.1), layout="constrained")
+    figure = Figure(figsize=(2.4 * len(photos), 3.4))
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.22, top=0.99, wspace=0.05)
     for axes, photo, several in zip(figure.subplots(1, len(photos)), photos, captions, strict=True):
         axes.imshow(open_image(photo).resize((260, 260)))
         axes.set_axis_off()
-        axes.set_title(fill(several[0].text, 24), fontsize=9, y=-0.32)
+        axes.text(0.5, -0.05, fill(several[0].text, 26), fontsize=10, ha="center", va="top", transform=axes.transAxes)
     with atomic_path(picture) as temporary:
         figure.savefig(temporary, dpi=90)
 
