@@ -19,7 +19,7 @@ A language model conditioned on an image, after "Explain Images with Multimodal 
 ```python
 import mrnn
 
-pipe = mrnn.load({name!r})
+pipe = mrnn.load("{name}")
 print(pipe.caption("photo.jpg")[0][0].text)
 ```
 """
