@@ -22,7 +22,7 @@ from mrnn.text import tokenise
 
 OUT = Path("docs/retrieval")
 SHORTLISTS = (1, 2, 5, 10, 20, 50, 100, 200)
-N = 500
+N = 400
 
 
 def centres(references: torch.Tensor, k: int) -> torch.Tensor:

@@ -29,7 +29,7 @@ class VectorIndex:
         ValueError: The pool is large and faiss is not installed.
     """
 
-    def __init__(self, vectors: np.ndarray, constants: np.ndarray | None = None, probes: int = 128, seed: int = 0):
+    def __init__(self, vectors: np.ndarray, constants: np.ndarray | None = None, probes: int = 512, seed: int = 0):
         vectors = np.ascontiguousarray(vectors, np.float32)
         if constants is not None:
             vectors = np.concatenate([vectors, np.asarray(constants, np.float32)[:, None]], 1)
@@ -61,7 +61,8 @@ class VectorIndex:
 
             parameters = faiss.SearchParametersIVF(nprobe=self.probes)  # ty: ignore[unknown-argument]
             whole = faiss.SearchParametersPreTransform(index_params=parameters)  # ty: ignore[unknown-argument]
-            _, found = self._index.search(query[None], max(200, 4 * k), params=whole)
+            compared = max(1000, 4 * k, len(self.vectors) // 250)  # in full, to mend what compression confused
+            _, found = self._index.search(query[None], compared, params=whole)
             which = found[0][found[0] >= 0]
             scores = np.empty(0)
         values = self.vectors[which] @ query if self._index is not None else scores[which]

@@ -63,6 +63,7 @@ class Retriever:
         self.sentences: EncodedSentences = encode_sentences(model, vocabulary, sentences, image.device)
         self._first: FirstOrder | None = None
         self._prior: Tensor | None = None
+        self._likelihoods: Tensor | None = None
 
     @property
     def first(self) -> FirstOrder:
@@ -83,8 +84,10 @@ class Retriever:
 
     def exact(self, score: Score) -> Float[Tensor, "N S"]:
         """Every pair's score, by brute force."""
-        likelihoods = log_likelihood(self.model, self.sentences, self.image, self.memory, self.precision)
-        return self._apply(score, likelihoods)
+        if self._likelihoods is None:
+            arguments = (self.model, self.sentences, self.image, self.memory, self.precision)
+            self._likelihoods = log_likelihood(*arguments)
+        return self._apply(score, self._likelihoods)
 
     def ranked(self, query: Query, score: Score | None = None, shortlist: int | None = None) -> Float[Tensor, "N S"]:
         """Scores that rank each query's candidates.
