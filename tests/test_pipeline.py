@@ -95,6 +95,21 @@ def test_a_shortlist_is_ranked_as_the_exact_scores_rank_it(photos, query, score)
         retriever.ranked(query, score, shortlist=0)
 
 
+@pytest.mark.parametrize("query", ["image", "sentence"])
+@pytest.mark.parametrize("score", ["raw", "normalised", "per-token"])
+def test_a_large_pool_is_searched_by_an_index(monkeypatch, query, score):
+    pipe = pipeline(references=9)
+    sentences = [" ".join(words) for words in itertools.permutations(["a", "red", "blue", "square"], 3)]
+    features = pipe.model.feature_mean + torch.randn(30, 1280, generator=torch.Generator().manual_seed(0))
+    retriever = pipe.retriever(features, sentences, precision="float32")
+    expected = retriever.matches(query, 4, score, shortlist=6)
+    monkeypatch.setattr("mrnn.retrieval.search.BRUTE_FORCE", 0)
+    found = retriever.matches(query, 4, score, shortlist=6)
+    assert [[m.index for m in several] for several in found] == [[m.index for m in several] for several in expected]
+    for some, others in zip(found, expected, strict=True):
+        assert [m.score for m in some] == pytest.approx([m.score for m in others], abs=1e-4)
+
+
 def test_rank_gives_indices_and_scores_best_first(photos):
     pipe = pipeline(references=9)
     sentences = ["a red square", "a blue square", "a large picture"]

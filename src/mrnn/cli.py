@@ -147,7 +147,7 @@ def rank(
         raise Usage("--top must be 1 or more")
     from mrnn.encoders import pool_features
     from mrnn.pipeline import load
-    from mrnn.retrieval import Query, best_matches
+    from mrnn.retrieval import Query
 
     pipeline = load(model)
     lines, failed = _read_sentences(sentences, pipeline) if sentences is not None else ([sentence or ""], 0)
@@ -164,11 +164,9 @@ def rank(
         best: list[list[tuple[float, int]]] = [[] for _ in range(len(positions) if query == "image" else 1)]
         part = 20_000
         for start in range(0, len(lines), part):
-            scores = pipeline.retriever(features, lines[start : start + part]).ranked(
-                query, score, _shortlist(top, query)
-            )
-            for kept, found in zip(best, best_matches(scores, query, top), strict=True):
-                kept += [(match.score, start + match.index) for match in found]
+            found = pipeline.retriever(features, lines[start : start + part])
+            for kept, matches in zip(best, found.matches(query, top, score, _shortlist(top, query)), strict=True):
+                kept += [(match.score, start + match.index) for match in matches]
                 kept.sort(key=lambda pair: -pair[0])
                 del kept[top:]
         for i, kept in enumerate(best):

@@ -30,7 +30,7 @@ from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.images import ImageSource
 from mrnn.models import LanguageModel, build_model, model_name
 from mrnn.precision import Precision
-from mrnn.retrieval import Match, Query, Retriever, Score, best_matches, pair_log_likelihood
+from mrnn.retrieval import Match, Query, Retriever, Score, pair_log_likelihood
 from mrnn.retrieval.exact import MEMORY
 from mrnn.text import Vocabulary, tokenise
 
@@ -217,8 +217,7 @@ class Pipeline:
             ImageError: A photo cannot be used.
             ValueError: A sentence has no word, or the score needs reference images that the model lacks.
         """
-        scores = self.retriever(self.features(images), sentences).ranked(query, score, shortlist)
-        return best_matches(scores, query, top if shortlist is None else min(top, shortlist))
+        return self.retriever(self.features(images), sentences).matches(query, top, score, shortlist)
 
     def score_pairs(
         self, features: Float[Tensor, "N D"], images: Sequence[int], sentences: Sequence[str]

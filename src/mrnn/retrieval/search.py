@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +16,7 @@ from mrnn.models import LanguageModel
 from mrnn.precision import Precision
 from mrnn.retrieval.exact import MEMORY, log_likelihood, pair_log_likelihood
 from mrnn.retrieval.first_order import FirstOrder, first_order
+from mrnn.retrieval.index import BRUTE_FORCE, VectorIndex
 from mrnn.retrieval.prefixes import EncodedSentences, encode_sentences
 from mrnn.retrieval.scores import DEFAULTS, Score, apply_score, fast_sentence_prior
 from mrnn.text import Vocabulary
@@ -128,6 +130,48 @@ class Retriever:
         low = exact.masked_fill(exact.isinf(), torch.inf).amin(dim, keepdim=True)
         behind = low - 1 - (approximate.amax(dim, keepdim=True) - approximate)
         return torch.where(exact.isinf(), behind, exact)
+
+    def matches(
+        self, query: Query, top: int, score: Score | None = None, shortlist: int | None = None
+    ) -> list[list[Match]]:
+        """The best candidates of every query, best first.
+
+        Args:
+            query: As for `ranked`.
+            top: Candidates to return; no more than the shortlist.
+            score: As for `ranked`.
+            shortlist: As for `ranked`. In a large pool a vector index finds it.
+
+        Raises:
+            ValueError: As for `ranked`, or the pool needs faiss and that is not installed.
+        """
+        score = score or DEFAULTS[query]
+        top = top if shortlist is None else min(top, shortlist)
+        candidates = len(self.ids) if query == "image" else len(self.image)
+        if shortlist is None or candidates <= max(BRUTE_FORCE, shortlist) or score == "posterior":
+            return best_matches(self.ranked(query, score, shortlist), query, top)
+        index, vectors = self._index(query, score)
+        which = torch.from_numpy(np.stack([index.search(vector, shortlist)[0] for vector in vectors.cpu().numpy()]))
+        asked = torch.arange(len(which))[:, None].expand_as(which)
+        pairs = torch.stack([asked, which] if query == "image" else [which, asked], -1).flatten(0, 1)
+        scores = pair_log_likelihood(self.model, self.sentences, self.image, pairs, self.precision)
+        columns = pairs[:, 1]
+        prior = self.prior[columns] if score == "normalised" and self.prior is not None else None
+        scores = apply_score(score, scores[None], self.sentences.tokens.cpu()[columns], prior)[0]
+        return [
+            [Match(int(which[q, m.index]), m.score) for m in several]
+            for q, several in enumerate(best_matches(scores.view_as(which), "image", top))
+        ]
+
+    def _index(self, query: Query, score: Score) -> tuple[VectorIndex, Float[Tensor, "Q M"]]:
+        """An index of the query's candidates by their first-order scores, and the queries' vectors."""
+        if query == "sentence":  # what depends on the sentence alone does not change which image fits it
+            return VectorIndex(self.image.cpu().numpy()), self.first.vectors
+        constants, vectors = self.first.constant, self.first.vectors
+        constants = self._apply(score, constants[None])[0]
+        if score == "per-token":
+            vectors = vectors / self.sentences.tokens.cpu()[:, None]
+        return VectorIndex(vectors.numpy(), constants.numpy()), self.image
 
     def _apply(self, score: Score, likelihoods: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
         prior = self.prior if score == "normalised" else None
