@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import os
@@ -238,6 +239,16 @@ def test_rank_photos_for_a_sentence(ranker, tmp_path, capsys):
         name, value, _ = line.split("\t")
         values.setdefault(name, []).append(value)
     assert len(values[str(photos[0])]) == 2 and len(set(values[str(photos[0])])) == 1, "a photo given twice ties"
+
+
+def test_a_pool_that_is_read_in_parts_ranks_the_same(ranker, tmp_path, capsys, monkeypatch):
+    path = photo(tmp_path / "p.jpg", "red")
+    lines = [" ".join(words) for words in itertools.permutations(["a", "red", "blue", "large"], 3)]
+    (tmp_path / "s.txt").write_text("\n".join(lines))
+    arguments = ["rank", path, "--sentences", tmp_path / "s.txt", "--model", ranker, "--top", "6"]
+    whole = run(capsys, *arguments)
+    monkeypatch.setattr("mrnn.cli.SENTENCES_AT_ONCE", 7)
+    assert run(capsys, *arguments) == whole
 
 
 @pytest.mark.parametrize("score", ["raw", "normalised", "per-token", "posterior"])

@@ -23,6 +23,9 @@ Data = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_beha
 Json = Annotated[bool, arg(help="Print JSON, one object a line.", help_behavior_hint="")]
 
 
+SENTENCES_AT_ONCE = 20_000
+
+
 class Usage(Exception):
     """A mistake in how a verb is called, which ends with exit code 2."""
 
@@ -162,9 +165,8 @@ def rank(
     if positions:
         # Pools of any size: sentences in parts, of which each photo keeps the best.
         best: list[list[tuple[float, int]]] = [[] for _ in range(len(positions) if query == "image" else 1)]
-        part = 20_000
-        for start in range(0, len(lines), part):
-            found = pipeline.retriever(features, lines[start : start + part])
+        for start in range(0, len(lines), SENTENCES_AT_ONCE):
+            found = pipeline.retriever(features, lines[start : start + SENTENCES_AT_ONCE])
             for kept, matches in zip(best, found.matches(query, top, score, _shortlist(top, query)), strict=True):
                 kept += [(match.score, start + match.index) for match in matches]
                 kept.sort(key=lambda pair: -pair[0])
