@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from mrnn.corpora import read_corpus
@@ -22,7 +23,7 @@ from mrnn.text import tokenise
 
 OUT = Path("docs/retrieval")
 SHORTLISTS = (1, 2, 5, 10, 20, 50, 100, 200)
-N = 400
+N = 200
 
 
 def centres(references: torch.Tensor, k: int) -> torch.Tensor:
@@ -31,7 +32,9 @@ def centres(references: torch.Tensor, k: int) -> torch.Tensor:
     means = references[torch.randperm(len(references), generator=generator)[:k]]
     for _ in range(20):
         nearest = torch.cdist(references, means).argmin(1)
-        means = torch.stack([references[nearest == i].mean(0) if (nearest == i).any() else means[i] for i in range(k)])
+        means = torch.stack(
+            [references[nearest == i].mean(0) if bool(torch.any(nearest == i)) else means[i] for i in range(k)]
+        )
     return means
 
 
@@ -79,7 +82,7 @@ def main() -> None:
     split = encode_split(corpus, "dev", FeatureCache(pipe.encoder))
     photos, features = split.photos[:N], split.features[:N]
     pairs = [(i, c) for i, photo in enumerate(photos) for c in photo.captions if tokenise(c)]
-    owner, sentences = [i for i, _ in pairs], [c for _, c in pairs]
+    owner, sentences = np.array([i for i, _ in pairs]), [c for _, c in pairs]
     retriever = pipe.retriever(features, sentences)
     model, vocabulary, references = pipe.model, pipe.vocabulary, retriever.references
     ids, image = retriever.ids, retriever.image

@@ -263,7 +263,7 @@ def evaluate(
     split: str = "test",
     metrics: Literal["all", "likelihood", "captions", "retrieval"] = "all",
     beam: int | None = None,
-    shortlist: int = 100,
+    shortlist: int = 60,
     exact: bool = False,
     json: Annotated[Path | None, arg(metavar="FILE")] = None,
     plots: Annotated[Path | None, arg(metavar="DIR")] = None,
@@ -277,7 +277,8 @@ def evaluate(
         split: Which photos.
         metrics: Which figures; `captions` needs Java and the extra eval.
         beam: Beams of the search; the model's own number if left out.
-        shortlist: Candidates of each query that retrieval scores exactly.
+        shortlist: Photos that retrieval scores exactly for each sentence, and five times as many sentences, where a
+            photo has five captions, for each photo.
         exact: Retrieval scores every pair exactly, which takes minutes.
         json: Write the figures, the captions and the fingerprints of model, data and code here.
         plots: Draw recall curves and a gallery of captions and found sentences into this folder.

@@ -10,7 +10,7 @@ from mrnn.evaluation.ranking import retrieval_figures
 from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.likelihood import pair_log_likelihood, perplexity
 from mrnn.models import LanguageModel
-from mrnn.retrieval import DEFAULTS, Retriever
+from mrnn.retrieval import DEFAULTS, Query, Retriever
 from mrnn.text import Vocabulary, tokenise
 
 __all__ = ["PRIMARY", "caption_metrics", "evaluate_captions", "evaluate_likelihood", "evaluate_retrieval"]
@@ -73,10 +73,15 @@ def evaluate_retrieval(
     Args:
         retriever: Over a split's photos and all their captions.
         owner: For each caption its photo.
-        shortlist: Candidates scored exactly; all if None.
+        shortlist: Images a sentence that are scored exactly, and as many times more sentences an image as there
+            are sentences for each; all if None.
 
     Returns:
         The figures of `retrieval_figures`, and the (N, S) scores of each query kind.
     """
-    scores = {query: retriever.ranked(query, DEFAULTS[query], shortlist).numpy() for query in ("image", "sentence")}
+    each = max(1, round(len(owner) / max(1, len(retriever.image))))
+    lists: dict[Query, int | None] = {"image": shortlist and shortlist * each, "sentence": shortlist}
+    scores: dict[str, np.ndarray] = {}
+    for query, k in lists.items():
+        scores[query] = retriever.ranked(query, DEFAULTS[query], k).numpy()
     return retrieval_figures(scores, owner), scores
