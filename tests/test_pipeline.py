@@ -79,13 +79,17 @@ def test_reference_images_travel_with_the_model(tmp_path, photos):
         load(tmp_path / "m")
 
 
-@pytest.mark.parametrize("query", ["image", "sentence"])
-@pytest.mark.parametrize("score", ["raw", "normalised", "per-token"])
-def test_a_shortlist_is_ranked_as_the_exact_scores_rank_it(photos, query, score):
+def made_retriever():
     pipe = pipeline(references=9)
     sentences = [" ".join(words) for words in itertools.permutations(["a", "red", "blue", "square"], 3)]
     features = pipe.model.feature_mean + torch.randn(30, 1280, generator=torch.Generator().manual_seed(0))
-    retriever = pipe.retriever(features, sentences, precision="float32")
+    return pipe.retriever(features, sentences, precision="float32")
+
+
+@pytest.mark.parametrize("query", ["image", "sentence"])
+@pytest.mark.parametrize("score", ["raw", "normalised", "per-token"])
+def test_a_shortlist_is_ranked_as_the_exact_scores_rank_it(query, score):
+    retriever = made_retriever()
     exact, some = retriever.exact(score), retriever.ranked(query, score, shortlist=5)
     dim = 1 if query == "image" else 0
     found = some.topk(5, dim).indices
@@ -98,10 +102,7 @@ def test_a_shortlist_is_ranked_as_the_exact_scores_rank_it(photos, query, score)
 @pytest.mark.parametrize("query", ["image", "sentence"])
 @pytest.mark.parametrize("score", ["raw", "normalised", "per-token"])
 def test_a_large_pool_is_searched_by_an_index(monkeypatch, query, score):
-    pipe = pipeline(references=9)
-    sentences = [" ".join(words) for words in itertools.permutations(["a", "red", "blue", "square"], 3)]
-    features = pipe.model.feature_mean + torch.randn(30, 1280, generator=torch.Generator().manual_seed(0))
-    retriever = pipe.retriever(features, sentences, precision="float32")
+    retriever = made_retriever()
     expected = retriever.matches(query, 4, score, shortlist=6)
     monkeypatch.setattr("mrnn.retrieval.search.BRUTE_FORCE", 0)
     found = retriever.matches(query, 4, score, shortlist=6)

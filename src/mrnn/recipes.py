@@ -1,6 +1,5 @@
 """Named frozen configurations, and the one way to turn a recipe and a data set into a trained model."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -230,8 +229,3 @@ def with_tensorboard(out: Path, on_step: Callable[[dict[str, Any]], None]) -> Ca
             writer.flush()
 
     return both
-
-
-def load_log(out: Path) -> list[dict[str, Any]]:
-    """The records of a run's `log.jsonl`."""
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

@@ -13,9 +13,7 @@ from mrnn.models import LanguageModel
 from mrnn.retrieval import DEFAULTS, Query, Retriever
 from mrnn.text import Vocabulary, tokenise
 
-__all__ = ["PRIMARY", "caption_metrics", "evaluate_captions", "evaluate_likelihood", "evaluate_retrieval"]
-
-PRIMARY = "CIDEr"
+__all__ = ["caption_metrics", "evaluate_captions", "evaluate_likelihood", "evaluate_retrieval"]
 
 
 def evaluate_likelihood(

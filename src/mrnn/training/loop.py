@@ -100,7 +100,6 @@ def train(
     out: Path,
     run: dict[str, Any] | None = None,
     on_step: Callable[[dict[str, Any]], None] = lambda record: None,
-    on_best: Callable[[LanguageModel, Progress], None] = lambda model, progress: None,
 ) -> Progress:
     """Train a model, or go on with a run that was stopped, and leave it with its best weights.
 
@@ -113,7 +112,6 @@ def train(
         out: Folder for `checkpoint.safetensors` and `log.jsonl`.
         run: What else tells this run from others (recipe, data, encoder).
         on_step: Called with every record of the log.
-        on_best: Called after every epoch that gave the best dev perplexity so far.
 
     Raises:
         ValueError: The loss is not finite, or `out` holds another run.
@@ -176,7 +174,6 @@ def train(
         if score < progress.best_perplexity:
             progress.best_perplexity, progress.best_epoch = score, progress.epoch
             best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-            on_best(model, progress)
         waited = progress.epoch - progress.best_epoch
         progress.finished = progress.epoch == config.epochs or waited >= config.patience
         save_checkpoint(checkpoint, progress, model, optimizer, best)
