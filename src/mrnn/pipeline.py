@@ -28,7 +28,7 @@ from mrnn.encoders import Encoder, load_encoder, pool_features
 from mrnn.files import atomic_path, read_json, write_atomically, write_json
 from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.images import ImageSource
-from mrnn.models import LanguageModel, build_model, model_name
+from mrnn.models import LanguageModel, NeuralLanguageModel, build_model, model_name
 from mrnn.precision import Precision
 from mrnn.retrieval import Match, Query, Retriever, Score, pair_log_likelihood
 from mrnn.retrieval.exact import MEMORY
@@ -104,7 +104,7 @@ class Pipeline:
         digest = hashlib.sha256("\n".join(self.vocabulary.tokens).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.cpu().float().numpy().tobytes())
+            digest.update(_kept(tensor, torch.float32).numpy().tobytes())
         return digest.hexdigest()
 
     def to(self, device: torch.device | str) -> "Pipeline":
@@ -264,7 +264,7 @@ class Pipeline:
         if self.references is not None:
             with atomic_path(folder / REFERENCES) as temporary:
                 save_file({"image": self.references.to("cpu", dtype).contiguous()}, temporary)
-        weights = {k: v.detach().to("cpu", dtype).contiguous() for k, v in self.model.state_dict().items()}
+        weights = {k: _kept(v, dtype) for k, v in self.model.state_dict().items()}
         with atomic_path(folder / "model.safetensors") as temporary:
             save_file(weights, temporary)
 
@@ -360,9 +360,14 @@ def _load_weights(model: LanguageModel, path: Path) -> None:
             )
         if tuple(weights[name].shape) != expected[name]:
             raise ValueError(f"{path}: {name} has the shape {tuple(weights[name].shape)}, not {expected[name]}")
-        if not weights[name].isfinite().all():
+        if weights[name].isnan().any() or (isinstance(model, NeuralLanguageModel) and weights[name].isinf().any()):
             raise ValueError(f"{path}: {name} holds numbers that are not finite")
-    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    model.load_state_dict({name: _kept(tensor, torch.float32) for name, tensor in weights.items()})
+
+
+def _kept(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """On the CPU in one floating type; whole numbers, which n-gram tables hold, stay as they are."""
+    return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
 
 
 def _load_references(model: LanguageModel, path: Path) -> Tensor | None:

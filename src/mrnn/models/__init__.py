@@ -4,21 +4,43 @@ from dataclasses import fields
 from typing import Any
 
 from mrnn.models.base import LanguageModel, NeuralLanguageModel, map_state
+from mrnn.models.lbl import LBL, LBLConfig
+from mrnn.models.mlbl import MLBLB, MLBLF, MLBLBConfig, MLBLFConfig
 from mrnn.models.mrnn import MRNN, MRNNConfig
+from mrnn.models.ngram import NGram, NGramConfig
+from mrnn.models.rnn import RNN, RNNConfig
 
 __all__ = [
+    "LBL",
+    "MLBLB",
+    "MLBLF",
     "MODELS",
     "MRNN",
+    "RNN",
+    "LBLConfig",
     "LanguageModel",
+    "MLBLBConfig",
+    "MLBLFConfig",
     "MRNNConfig",
+    "ModelConfig",
+    "NGram",
+    "NGramConfig",
     "NeuralLanguageModel",
+    "RNNConfig",
     "build_model",
     "map_state",
     "model_name",
 ]
 
-MODELS: dict[str, type[LanguageModel]] = {"mrnn": MRNN}
-ModelConfig = MRNNConfig
+MODELS: dict[str, type[LanguageModel]] = {
+    "mrnn": MRNN,
+    "rnn": RNN,
+    "lbl": LBL,
+    "mlbl-b": MLBLB,
+    "mlbl-f": MLBLF,
+    "ngram": NGram,
+}
+ModelConfig = MRNNConfig | RNNConfig | LBLConfig | MLBLBConfig | MLBLFConfig | NGramConfig
 
 
 def model_name(config: Any) -> str:

@@ -6,18 +6,24 @@
     P(w_{t+1} | w_1..t, I) = softmax(U_M m(t))             g(x) = 1.7159 tanh(2x / 3)
 
 The second paper (arXiv 1412.6632, section 5) may share weights: U_M = W_1^T P, with P from 512 to 128.
+Other recurrent layers, and the layers that the papers argue for left out, are options for ablation.
 
-Shapes: B batch, T time, N images, V vocabulary, M multimodal width, R recurrent width, D feature width.
+Shapes: B batch, T time, N images, V vocabulary, W word width, M multimodal width, R recurrent width,
+D feature width.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mrnn.models.base import NeuralLanguageModel
+from mrnn.models.base import NeuralLanguageModel, State, map_state
 from mrnn.models.dropout import ByteDropout
+
+ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+GATED = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,9 @@ class MRNNConfig:
         recurrent: Units R of the recurrent layer. Where it differs from `word`, a matrix of our own maps
             w(t) into its space before they are added.
         multimodal: Units M of the multimodal layer.
+        recurrence: Of the recurrent layer: the paper's ReLU, another activation in its place, or a GRU or LSTM.
+        second_embedding: Whether there is a second embedding layer; without it the first has `word` units.
+        word_to_multimodal: Whether w(t) reaches the multimodal layer directly, not through r(t) alone.
         shared: Transposed weight sharing of the second paper.
         dropout_word: Share of w(t)'s units dropped in training.
         dropout_image: Share of the image features dropped in training.
@@ -40,12 +49,19 @@ class MRNNConfig:
     word: int = 256
     recurrent: int = 256
     multimodal: int = 512
+    recurrence: Literal["relu", "sigmoid", "tanh", "gru", "lstm"] = "relu"
+    second_embedding: bool = True
+    word_to_multimodal: bool = True
     shared: bool = False
     dropout_word: float = 0.0
     dropout_image: float = 0.0
     dropout_multimodal: float = 0.0
 
     def __post_init__(self):
+        if self.recurrence not in (*ACTIVATIONS, *GATED):
+            raise ValueError(
+                f"model.recurrence is {self.recurrence!r}, but is one of {', '.join((*ACTIVATIONS, *GATED))}"
+            )
         for name in ("embedding", "word", "recurrent", "multimodal"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}, but a layer has 1 unit or more")
@@ -67,36 +83,49 @@ class MRNN(NeuralLanguageModel):
     def __init__(self, config: MRNNConfig, vocabulary: int, features: int):
         super().__init__(config, vocabulary, features)
         c = config
-        self.W_1 = nn.Embedding(vocabulary, c.embedding)
-        self.W_2 = nn.Linear(c.embedding, c.word)
-        self.W_r = nn.Identity() if c.recurrent == c.word else nn.Linear(c.word, c.recurrent, bias=False)
-        self.U_r = nn.Linear(c.recurrent, c.recurrent, bias=False)
-        self.V_w = nn.Linear(c.word, c.multimodal)
-        self.V_r = nn.Linear(c.recurrent, c.multimodal, bias=False)
-        self.V_I = nn.Linear(features, c.multimodal, bias=False)
+        embedding = c.embedding if c.second_embedding else c.word
+        self.W_1 = nn.Embedding(vocabulary, embedding)
+        self.W_2 = nn.Linear(embedding, c.word) if c.second_embedding else nn.Identity()
+        if c.recurrence in GATED:
+            self.gates = GATED[c.recurrence](c.word, c.recurrent, batch_first=True)
+        else:
+            self.W_r = nn.Identity() if c.recurrent == c.word else nn.Linear(c.word, c.recurrent, bias=False)
+            self.U_r = nn.Linear(c.recurrent, c.recurrent, bias=False)
+            # The paper's ReLU recurrence neither vanishes nor explodes at first if it begins as a rotation.
+            nn.init.orthogonal_(self.U_r.weight)
+        if c.word_to_multimodal:
+            self.V_w = nn.Linear(c.word, c.multimodal)
+        self.V_r = nn.Linear(c.recurrent, c.multimodal, bias=not c.word_to_multimodal)
+        if self.uses_image:
+            self.V_I = nn.Linear(features, c.multimodal, bias=False)
         if c.shared:
-            self.P = nn.Linear(c.multimodal, c.embedding, bias=False)
+            self.P = nn.Linear(c.multimodal, embedding, bias=False)
             self.U_M_bias = nn.Parameter(torch.zeros(vocabulary))
         else:
             self.U_M = nn.Linear(c.multimodal, vocabulary)
         self.drop_word = ByteDropout(c.dropout_word)
         self.drop_image = ByteDropout(c.dropout_image)
         self.drop_multimodal = ByteDropout(c.dropout_multimodal)
-        # The paper's ReLU recurrence neither vanishes nor explodes at first if it begins as a rotation.
-        nn.init.orthogonal_(self.U_r.weight)
 
-    def encode_text(
-        self, tokens: Int[Tensor, "B T"], state: Float[Tensor, "B R"] | None = None
-    ) -> tuple[Float[Tensor, "B T M"], Float[Tensor, "B R"]]:
-        """V_w w(t) + V_r r(t), and the last r(t)."""
+    def encode_text(self, tokens: Int[Tensor, "B T"], state: State = None) -> tuple[Float[Tensor, "B T M"], State]:
+        """V_w w(t) + V_r r(t), and the last r(t); an LSTM's state is its hidden units and its cells."""
         w = self.drop_word(self.W_2(self.W_1(tokens)))
+        r, state = self._recur(w, state)
+        text = self.V_r(r)
+        return text + self.V_w(w) if self.config.word_to_multimodal else text, state
+
+    def _recur(self, w: Float[Tensor, "B T W"], state: State) -> tuple[Float[Tensor, "B T R"], State]:
+        if self.config.recurrence in GATED:
+            r, after = self.gates(w, map_state(lambda s: s[None], state))
+            return r, map_state(lambda s: s[0], after)
+        activation = ACTIVATIONS[self.config.recurrence]
         inputs = self.W_r(w)
         r = torch.zeros_like(inputs[:, 0]) if state is None else state
         steps = []
         for x in inputs.unbind(1):
-            r = torch.relu(self.U_r(r) + x)
+            r = activation(self.U_r(r) + x)
             steps.append(r)
-        return self.V_w(w) + self.V_r(torch.stack(steps, 1)), r
+        return torch.stack(steps, 1), r
 
     def encode_image(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N M"]:
         """V_I I."""
