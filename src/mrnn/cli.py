@@ -485,7 +485,7 @@ def main(arguments: list[str] | None = None) -> int:
                 from mrnn.recipes import RECIPES
 
                 recipes = "\n".join(
-                    f"  {name:12} {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()
+                    f"  {name:24} {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()
                 )
                 print(TRAIN_HELP.format(recipes=recipes))
                 return 0 if rest and rest[0] in ("-h", "--help") else 2

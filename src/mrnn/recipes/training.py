@@ -1,7 +1,7 @@
-"""Named frozen configurations, and the one way to turn a recipe and a data set into a trained model."""
+"""The one way to turn a recipe and a data set into a trained model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,76 +9,16 @@ import torch
 
 from mrnn.corpora import Corpus, Photo
 from mrnn.encoders import FeatureCache, load_encoder
-from mrnn.generation import GenerationConfig
 from mrnn.images import ImageError
-from mrnn.models import MODELS, ModelConfig, MRNNConfig, NeuralLanguageModel, model_name
+from mrnn.likelihood import pair_log_likelihood, perplexity
+from mrnn.models import MODELS, NeuralLanguageModel, NGram, model_name
 from mrnn.pipeline import Pipeline, code_version
+from mrnn.recipes.recipe import Recipe
 from mrnn.text import Vocabulary, tokenise
-from mrnn.training import CaptionData, Progress, TrainingConfig, train
+from mrnn.training import CaptionData, Progress, train
 from mrnn.training.curves import plot_curves
 
 SIDED = {"left", "right", "leftmost", "rightmost"}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that makes a model besides the data.
-
-    Args:
-        encoder: Name of the encoder, as `load_encoder` takes it.
-        min_count: How often a word must occur in the training captions to be known.
-        mirror: Train on every photo's mirror image too, for captions that say neither left nor right.
-        model: Sizes and options.
-        training: How to train.
-        generation: How captions are searched for by default.
-        references: Training photos, drawn by the training's seed, whose image vectors the model carries for P(w).
-    """
-
-    encoder: str = "efficientnet_lite2"
-    min_count: int = 5
-    mirror: bool = False
-    model: ModelConfig = field(default_factory=MRNNConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
-    references: int = 1000
-
-    def __post_init__(self):
-        if self.min_count < 1:
-            raise ValueError(f"min_count is {self.min_count}, but must be 1 or more")
-        if self.generation.image_gain != 1 and not self.references:
-            raise ValueError("generation.image_gain needs the mean training image, so references must be above 0")
-        if self.references < 0:
-            raise ValueError(f"references is {self.references}, but must be 0 or more")
-
-
-def flickr8k() -> Recipe:
-    """The paper's m-RNN on Flickr8K.
-
-    mrnn train flickr8k --data DIR/flickr8k --out runs/flickr8k
-
-    Six minutes on two cores from cached features. Dev perplexity 15.54; test perplexity 14.98, BLEU-4 .203, CIDEr .533,
-    R@1 28.2 image to sentence and 21.9 sentence to image.
-    """
-    return Recipe(
-        mirror=True,
-        model=MRNNConfig(dropout_word=0.25, dropout_image=0.4, dropout_multimodal=0.5),
-        training=TrainingConfig(epochs=18, learning_rate=3e-3, weight_decay=0.4, patience=6),
-        generation=GenerationConfig(length_exponent=0.85, image_gain=1.15),
-    )
-
-
-def base() -> Recipe:
-    """The same model on Flickr8K and COCO together: the default of every verb.
-
-    mrnn train base --data DIR/flickr8k --data DIR/coco --out runs/base
-
-    Dev perplexity 15.26. Flickr8K test: perplexity 15.00, BLEU-4 .202, CIDEr .532; COCO test (250 photos of our own
-    split): 15.38, .220, .688.
-    """
-    return flickr8k()
-
-
-RECIPES: dict[str, Callable[[], Recipe]] = {"flickr8k": flickr8k, "base": base}
 
 
 @dataclass(frozen=True)
@@ -175,8 +115,14 @@ def train_recipe(
     data, dev = caption_data(train_split, vocabulary, mirrored), caption_data(dev_split, vocabulary)
     torch.manual_seed(recipe.training.seed)
     model = MODELS[model_name(recipe.model)](recipe.model, len(vocabulary), encoder.width)
-    assert isinstance(model, NeuralLanguageModel)
     model.to(device)
+    if isinstance(model, NGram):
+        progress = _count(model, vocabulary, data, dev)
+        provenance = {"training": _provenance(name, recipe, corpus, command, progress), "code": code_version()}
+        pipeline = Pipeline(model, vocabulary, encoder, recipe.generation, provenance)
+        pipeline.save(out)
+        return pipeline
+    assert isinstance(model, NeuralLanguageModel)
     # How captions are searched for may change without training again.
     trained = {key: value for key, value in asdict(recipe).items() if key != "generation"}
     run = {"recipe": trained, "encoder": encoder.fingerprint, "data": corpus.fingerprint}
@@ -184,10 +130,19 @@ def train_recipe(
     progress = train(model, vocabulary, data, dev, recipe.training, out, run, on_step)
     plot_curves(out / "log.jsonl", out / "curves.png")
     provenance = {"training": _provenance(name, recipe, corpus, command, progress), "code": code_version()}
-    references = _references(model, train_split.features, recipe)
+    references = _references(model, train_split.features, recipe) if model.uses_image else None
     pipeline = Pipeline(model, vocabulary, encoder, recipe.generation, provenance, references)
     pipeline.save(out)
     return pipeline
+
+
+def _count(model: NGram, vocabulary: Vocabulary, data: CaptionData, dev: CaptionData) -> Progress:
+    model.count(data.sentences, vocabulary)
+    score = pair_log_likelihood(
+        model.eval(), vocabulary, dev.sentences, dev.images, dev.features.to(model.unigram.device)
+    )
+    value = perplexity(score.double().sum().item(), dev.tokens)
+    return Progress("", epoch=1, best_perplexity=value, best_epoch=1, finished=True)
 
 
 def _references(model: NeuralLanguageModel, features: torch.Tensor, recipe: Recipe) -> torch.Tensor | None:

@@ -1,0 +1,38 @@
+"""A recipe: everything that makes a model besides the data."""
+
+from dataclasses import dataclass, field
+
+from mrnn.generation import GenerationConfig
+from mrnn.models import ModelConfig, MRNNConfig
+from mrnn.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that makes a model besides the data.
+
+    Args:
+        encoder: Name of the encoder, as `load_encoder` takes it.
+        min_count: How often a word must occur in the training captions to be known.
+        mirror: Train on every photo's mirror image too, for captions that say neither left nor right.
+        model: Sizes and options.
+        training: How to train.
+        generation: How captions are searched for by default.
+        references: Training photos, drawn by the training's seed, whose image vectors the model carries for P(w).
+    """
+
+    encoder: str = "efficientnet_lite2"
+    min_count: int = 5
+    mirror: bool = False
+    model: ModelConfig = field(default_factory=MRNNConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    references: int = 1000
+
+    def __post_init__(self):
+        if self.min_count < 1:
+            raise ValueError(f"min_count is {self.min_count}, but must be 1 or more")
+        if self.generation.image_gain != 1 and not self.references:
+            raise ValueError("generation.image_gain needs the mean training image, so references must be above 0")
+        if self.references < 0:
+            raise ValueError(f"references is {self.references}, but must be 0 or more")
