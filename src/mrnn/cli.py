@@ -265,6 +265,7 @@ def evaluate(
     beam: int | None = None,
     shortlist: int = 60,
     exact: bool = False,
+    consensus: bool = False,
     json: Annotated[Path | None, arg(metavar="FILE")] = None,
     plots: Annotated[Path | None, arg(metavar="DIR")] = None,
     cache: Path | None = None,
@@ -280,6 +281,7 @@ def evaluate(
         shortlist: Photos that retrieval scores exactly for each sentence, and five times as many sentences, where a
             photo has five captions, for each photo.
         exact: Retrieval scores every pair exactly, which takes minutes.
+        consensus: Re-rank ten captions a photo by the captions of the nearest photos of the train split.
         json: Write the figures, the captions and the fingerprints of model, data and code here.
         plots: Draw recall curves and a gallery of captions and found sentences into this folder.
         cache: Folder of the feature cache.
@@ -299,8 +301,12 @@ def evaluate(
     pipeline = load(model)
     corpus = read_corpora(data)
     _report(corpus)
+    if consensus and not pipeline.model.uses_image:
+        raise Usage(f"--consensus needs a model that looks at the image, and {model} does not")
     with _bar("encoding photos") as advance:
-        photos = encode_split(corpus, split, FeatureCache(pipeline.encoder, cache), advance)
+        features = FeatureCache(pipeline.encoder, cache)
+        photos = encode_split(corpus, split, features, advance)
+        known = encode_split(corpus, "train", features, advance) if consensus else None
     _warn_photos(photos.errors)
     references = [photo.captions for photo in photos.photos]
     pairs = [(i, c) for i, several in enumerate(references) for c in several if tokenise(c)]
@@ -311,11 +317,12 @@ def evaluate(
     captions, scores = [], {}
     if metrics in ("all", "captions"):
         generation = pipeline.generation if beam is None else replace(pipeline.generation, beam=beam)
+        said = None if known is None else pipeline.consensus(known.features, [p.captions for p in known.photos])
         more, captions = evaluate_captions(
-            pipeline.model, pipeline.vocabulary, references, photos.features, generation, pipeline.centre
+            pipeline.model, pipeline.vocabulary, references, photos.features, generation, pipeline.centre, said
         )
         figures |= more
-    if metrics in ("all", "retrieval"):
+    if metrics == "retrieval" or (metrics == "all" and pipeline.model.uses_image):
         retriever = pipeline.retriever(photos.features, sentences)
         more, scores = evaluate_retrieval(retriever, owner, None if exact else shortlist)
         figures |= more
@@ -396,6 +403,67 @@ def train(
     return 0
 
 
+def reproduce(
+    table: Positional[str],
+    /,
+    data: Data = (),
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: results/TABLE)")] = None,
+    alexnet: Annotated[Path | None, arg(metavar="FILE")] = None,
+    vgg16: Annotated[Path | None, arg(metavar="FILE")] = None,
+    cache: Path | None = None,
+    device: str = "auto",
+) -> int:
+    """Train and measure every model of the papers' tables, and print them with the reported figures beside ours.
+
+    The same command goes on where it was stopped.
+
+    Args:
+        table: flickr8k, flickr30k, iaprtc12 or coco.
+        data: Folder of the data set.
+        out: Folder of the results: tables.md, results.json, plots, and the trained models.
+        alexnet: AlexNet's weights in torchvision's layout; fetched without, if online.
+        vgg16: VGG-16's weights in torchvision's layout; fetched without, if online.
+        cache: Folder of the feature cache.
+        device: cpu, cuda, or auto.
+    """
+    import torch
+
+    from mrnn.corpora import read_corpora
+    from mrnn.reproduce import TABLES, Reproduction, Step
+
+    if table not in TABLES:
+        raise Usage(f"no table {table!r}; there are {', '.join(TABLES)}")
+    if not data:
+        raise Usage("say where the data set is: --data DIR")
+    corpus = read_corpora(data)
+    _report(corpus)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    weights = {name: path for name, path in (("alexnet", alexnet), ("vgg16", vgg16)) if path is not None}
+    job = Reproduction(table, corpus, out or Path("results") / table, weights, cache, device)
+    for step in job.steps:
+        state = "done" if job.done(step) else f"not run: {job.unavailable.get(step.name, '')}"
+        if step in job.to_do:
+            state = f"to do, about {step.row.minutes:.3g} min of training"
+        _say(f"  {step.name:28} {state}")
+    with contextlib.ExitStack() as stack:
+        advance = stack.enter_context(_bar(table))
+
+        def begin(step: Step) -> None:
+            _say(f"{step.name}: {len(job.to_do)} steps and about {job.minutes_left():.0f} minutes left")
+
+        def progress(record: dict[str, Any]) -> None:
+            advance(record["step"], record["steps"], f"epoch {record['epoch']}")
+
+        def end(step: Step) -> None:
+            figures = job.results()[step.name]["figures"]
+            _say(f"{step.name}: perplexity {figures['perplexity']:.2f}, BLEU-4 {figures['BLEU-4']:.3f}")
+
+        job.run(begin, progress, end)
+    print((job.out / "tables.md").read_text())
+    return 0
+
+
 class _TrainingBar:
     """The bar of a training run, with tokens a second; off a terminal one line an epoch."""
 
@@ -447,7 +515,13 @@ def _train_command(recipe_name: str, arguments: list[str]) -> int:
     return _parse(train_flags, arguments, f"mrnn train {recipe_name}", description)
 
 
-VERBS: dict[str, Callable[..., int]] = {"caption": caption, "rank": rank, "score": score, "evaluate": evaluate}
+VERBS: dict[str, Callable[..., int]] = {
+    "caption": caption,
+    "rank": rank,
+    "score": score,
+    "evaluate": evaluate,
+    "reproduce": reproduce,
+}
 HELP = """usage: mrnn VERB ...
 
   caption PHOTO...                     write captions
@@ -456,6 +530,7 @@ HELP = """usage: mrnn VERB ...
   score --pairs TABLE                  how well captions fit their photos
   train RECIPE --data DIR --out DIR    train a model
   evaluate [MODEL] --data DIR          measure a model on a data set
+  reproduce TABLE --data DIR           make the papers' tables again
 
 mrnn VERB --help tells more; mrnn --version prints the version."""
 TRAIN_HELP = """usage: mrnn train RECIPE --data DIR --out DIR [...]

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import mrnn
+from mrnn.consensus import Consensus, ConsensusConfig
 from mrnn.encoders import Encoder, load_encoder, pool_features
 from mrnn.files import atomic_path, read_json, write_atomically, write_json
 from mrnn.generation import Caption, GenerationConfig, generate
@@ -162,8 +163,30 @@ class Pipeline:
                 raise ValueError(f"the sentence {sentence!r} has no word")
         return ids
 
+    def consensus(
+        self, features: Float[Tensor, "N D"], captions: Sequence[Sequence[str]], config: ConsensusConfig | None = None
+    ) -> Consensus:
+        """What was said of training photos, to re-rank captions by.
+
+        Args:
+            features: Of N training photos.
+            captions: For each of them its captions.
+            config: How to re-rank.
+        """
+        with torch.inference_mode():
+            image = self.model.encode_image(features.to(self.device).float())
+        return Consensus(image, [[tokenise(caption) for caption in several] for several in captions], config)
+
     def retriever(self, features: Float[Tensor, "N D"], sentences: Sequence[str], **options: Any) -> Retriever:
-        """A `Retriever` over photos that are encoded already; options are its own."""
+        """A `Retriever` over photos that are encoded already; options are its own.
+
+        Raises:
+            ValueError: The model does not look at the image, or a sentence has no word.
+        """
+        if not self.model.uses_image:
+            raise ValueError(
+                f"{model_name(self.model.config)} does not look at the image, so it cannot tell which fits a sentence"
+            )
         with torch.inference_mode():
             image = self.model.encode_image(features.to(self.device).float())
         ids = self.sentence_ids(sentences)

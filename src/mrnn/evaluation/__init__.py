@@ -5,12 +5,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mrnn.consensus import Consensus
 from mrnn.evaluation.captions import caption_metrics
 from mrnn.evaluation.ranking import retrieval_figures
 from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.likelihood import pair_log_likelihood, perplexity
 from mrnn.models import LanguageModel
-from mrnn.retrieval import DEFAULTS, Query, Retriever
+from mrnn.retrieval import DEFAULTS, Query, Retriever, Score
 from mrnn.text import Vocabulary, tokenise
 
 __all__ = ["caption_metrics", "evaluate_captions", "evaluate_likelihood", "evaluate_retrieval"]
@@ -55,24 +56,33 @@ def evaluate_captions(
     features: Float[Tensor, "N ..."],
     generation: GenerationConfig,
     centre: Float[Tensor, " M"] | None = None,
+    consensus: Consensus | None = None,
 ) -> tuple[dict[str, float], list[Caption]]:
-    """Caption every photo and compare with its references; see `caption_metrics` and `generate`."""
+    """Caption every photo, by consensus if given, and compare with its references.
+
+    See `caption_metrics`, `generate` and `Consensus`.
+    """
     with torch.inference_mode():
         image = torch.cat([model.encode_image(part) for part in features.split(512)])
-    captions = [several[0] for several in generate(model, vocabulary, image, generation, centre)]
+    if consensus is not None:
+        found = consensus.caption(model, vocabulary, image, generation)
+    else:
+        found = generate(model, vocabulary, image, generation, centre)
+    captions = [several[0] for several in found]
     return caption_metrics([caption.text for caption in captions], references), captions
 
 
 def evaluate_retrieval(
-    retriever: Retriever, owner: list[int], shortlist: int | None
+    retriever: Retriever, owner: list[int], shortlist: int | None, score: Score | None = None
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Retrieval in both directions, each by its default score.
+    """Retrieval in both directions, each by its default score unless one is given.
 
     Args:
         retriever: Over a split's photos and all their captions.
         owner: For each caption its photo.
         shortlist: Images a sentence that are scored exactly, and as many times more sentences an image as there
             are sentences for each; all if None.
+        score: In both directions instead of the defaults.
 
     Returns:
         The figures of `retrieval_figures`, and the (N, S) scores of each query kind.
@@ -81,5 +91,5 @@ def evaluate_retrieval(
     lists: dict[Query, int | None] = {"image": shortlist and shortlist * each, "sentence": shortlist}
     scores: dict[str, np.ndarray] = {}
     for query, k in lists.items():
-        scores[query] = retriever.ranked(query, DEFAULTS[query], k).numpy()
+        scores[query] = retriever.ranked(query, score or DEFAULTS[query], k).numpy()
     return retrieval_figures(scores, owner), scores

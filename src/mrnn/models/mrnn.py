@@ -100,6 +100,8 @@ class MRNN(NeuralLanguageModel):
             self.V_I = nn.Linear(features, c.multimodal, bias=False)
         if c.shared:
             self.P = nn.Linear(c.multimodal, embedding, bias=False)
+            # As the softmax layer, vectors of unit deviation would begin with logits far too large.
+            nn.init.normal_(self.W_1.weight, std=embedding**-0.5)
             self.U_M_bias = nn.Parameter(torch.zeros(vocabulary))
         else:
             self.U_M = nn.Linear(c.multimodal, vocabulary)

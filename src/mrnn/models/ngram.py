@@ -54,8 +54,6 @@ class NGramConfig:
     entries: tuple[int, ...] = ()
 
     def __post_init__(self):
-        # JSON knows lists alone.
-        object.__setattr__(self, "entries", tuple(self.entries))
         if not 2 <= self.order <= 5:
             raise ValueError(f"model.order is {self.order}, but must be between 2 and 5")
         if not 0 <= self.discount < 1:

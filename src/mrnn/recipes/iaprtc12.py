@@ -1,7 +1,7 @@
 """Recipes of IAPR TC-12, which is not on our machines: proven on made data in its layout, not run.
 
-Its descriptions are one a photo and long (about 23 words), so captions may be of up to 60. Every recipe runs by
-`mrnn train NAME --data DIR --out runs/NAME`, and all of them by `mrnn reproduce iaprtc12`.
+Each phrase of a description is one caption. Every recipe runs by `mrnn train NAME --data DIR --out runs/NAME`, and
+all of them by `mrnn reproduce iaprtc12`.
 """
 
 from dataclasses import replace
@@ -10,13 +10,9 @@ from mrnn.recipes import flickr8k
 from mrnn.recipes.recipe import Recipe
 
 
-def _long(recipe: Recipe) -> Recipe:
-    return replace(recipe, generation=replace(recipe.generation, max_length=60))
-
-
 def mrnn() -> Recipe:
     """m-RNN on IAPR TC-12. Not run."""
-    return _long(flickr8k.mrnn())
+    return flickr8k.mrnn()
 
 
 def mrnn_alexnet() -> Recipe:
@@ -31,17 +27,17 @@ def mrnn_vgg() -> Recipe:
 
 def rnn() -> Recipe:
     """RNN-Base on IAPR TC-12. Not run."""
-    return _long(flickr8k.rnn())
+    return flickr8k.rnn()
 
 
 def lbl() -> Recipe:
     """LBL on IAPR TC-12. Not run."""
-    return _long(flickr8k.lbl())
+    return flickr8k.lbl()
 
 
 def mlbl_b() -> Recipe:
     """MLBL-B on IAPR TC-12. Not run."""
-    return _long(flickr8k.mlbl_b())
+    return flickr8k.mlbl_b()
 
 
 def mlbl_b_alexnet() -> Recipe:
@@ -51,7 +47,7 @@ def mlbl_b_alexnet() -> Recipe:
 
 def mlbl_f() -> Recipe:
     """MLBL-F on IAPR TC-12. Not run."""
-    return _long(flickr8k.mlbl_f())
+    return flickr8k.mlbl_f()
 
 
 def mlbl_f_alexnet() -> Recipe:
@@ -61,12 +57,12 @@ def mlbl_f_alexnet() -> Recipe:
 
 def gt2() -> Recipe:
     """Back-off bigrams with Good-Turing discounting on IAPR TC-12. Not run."""
-    return _long(flickr8k.gt2())
+    return flickr8k.gt2()
 
 
 def gt3() -> Recipe:
     """Back-off trigrams with Good-Turing discounting on IAPR TC-12. Not run."""
-    return _long(flickr8k.gt3())
+    return flickr8k.gt3()
 
 
 RECIPES = {

@@ -1,0 +1,300 @@
+"""Runs a table's steps one after another; each leaves one file of figures, so a kill costs what was not finished.
+
+OUT/identity.json       data and code that everything in the folder is of
+OUT/runs/STEP/          the trained model, with its checkpoint
+OUT/figures/STEP.json   what was measured of it
+OUT/results.json        all figures, OUT/tables.md the tables, OUT/*.png the plots
+"""
+
+import gc
+import hashlib
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mrnn.corpora import Corpus
+from mrnn.encoders import FeatureCache, load_encoder
+from mrnn.evaluation import evaluate_captions, evaluate_likelihood, evaluate_retrieval
+from mrnn.evaluation.worth import image_worth
+from mrnn.files import read_json, write_atomically, write_json
+from mrnn.likelihood import token_log_probabilities
+from mrnn.pipeline import Pipeline, code_version, load
+from mrnn.recipes import RECIPES, Recipe, encode_split, train_recipe
+from mrnn.reproduce.plan import Step, steps
+from mrnn.reproduce.plots import plot_curves_of, plot_retrieval, plot_worth
+from mrnn.reproduce.tables import markdown
+from mrnn.text import tokenise
+
+# What decides the figures; faces and the making of tables do not.
+CODE = (
+    "text",
+    "images",
+    "corpora",
+    "encoders",
+    "models",
+    "precision",
+    "likelihood",
+    "training",
+    "generation",
+    "consensus",
+    "retrieval",
+    "evaluation",
+    "recipes",
+)
+FEWEST_WORDS = 20
+SHORTLIST = 60
+EVALUATION_MINUTES = 2.5
+
+
+def code_fingerprint() -> str:
+    """SHA-256 over the source of every room that decides a figure."""
+    source = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for room in CODE:
+        files = [source / f"{room}.py"] if (source / f"{room}.py").is_file() else sorted((source / room).rglob("*.py"))
+        for file in files:
+            digest.update(file.relative_to(source).as_posix().encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+class Reproduction:
+    """One table, on one data set, in one folder.
+
+    Args:
+        table: Its name in `TABLES`.
+        corpus: The data set.
+        out: The folder of the results.
+        weights: For encoders whose weights are a file, that file: `{"alexnet": FILE}`.
+        cache_folder: Of the feature cache.
+        device: To train and measure on.
+
+    Raises:
+        ValueError: There is no such table, the data cannot give it, or `out` holds results of other data or code.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        corpus: Corpus,
+        out: Path,
+        weights: dict[str, Path] | None = None,
+        cache_folder: Path | None = None,
+        device: str = "cpu",
+    ):
+        self.table, self.corpus, self.out = table, corpus, out
+        self.weights, self.cache_folder, self.device = weights or {}, cache_folder, device
+        self.steps = steps(table)
+        self._check_data()
+        self._check_folder()
+        self.unavailable = {step.name: reason for step in self.steps if (reason := self._missing(step))}
+
+    def _check_data(self) -> None:
+        for split in ("train", "test"):
+            self.corpus.split(split)  # which says what is missing
+        counts = Counter(w for photo in self.corpus.split("train") for c in photo.captions for w in tokenise(c))
+        least = max(RECIPES[step.row.recipe]().min_count for step in self.steps)
+        known = sum(n >= least for n in counts.values())
+        if known < FEWEST_WORDS:
+            raise ValueError(
+                f"{self.corpus.name}: only {known} words occur {least} times or more in the training captions; "
+                f"these tables need a vocabulary of {FEWEST_WORDS} words at least"
+            )
+        needs = [step.row.label for step in self.steps if step.row.consensus]
+        if needs and max(len(photo.captions) for photo in self.corpus.split("train")) == 1:
+            raise ValueError(
+                f"{self.corpus.name}: has one caption a photo, and the table {self.table} is of data with several "
+                "(consensus re-ranking and retrieval rest on them); the table iaprtc12 is of data with one"
+            )
+
+    def _check_folder(self) -> None:
+        path = self.out / "identity.json"
+        mine = {"table": self.table, "data": self.corpus.fingerprint, "code": code_fingerprint()}
+        if path.is_file():
+            there = read_json(path)
+            for key, what in (("table", "another table"), ("data", "other data"), ("code", "another version of mrnn")):
+                if there.get(key) != mine[key]:
+                    raise ValueError(f"{self.out}: holds results of {what}; give another --out, or delete it")
+        elif self.out.is_dir() and any(self.out.iterdir()):
+            raise ValueError(f"{self.out}: is not empty and holds no results; give another --out")
+        write_json(path, mine)
+
+    def recipe(self, step: Step) -> Recipe:
+        """A step's recipe, with its seed and the encoder's file of weights."""
+        recipe = RECIPES[step.row.recipe]()
+        if recipe.encoder in self.weights:
+            recipe = replace(recipe, encoder=f"{recipe.encoder}:{self.weights[recipe.encoder]}")
+        return replace(recipe, training=replace(recipe.training, seed=step.seed))
+
+    def _missing(self, step: Step) -> str:
+        """Why a step cannot be run; empty if it can."""
+        if self.done(step):
+            return ""
+        encoder = self.recipe(step).encoder
+        if encoder not in self._encoders:
+            try:
+                load_encoder(encoder)
+                self._encoders[encoder] = ""
+            except ValueError as error:
+                self._encoders[encoder] = str(error)
+        return self._encoders[encoder]
+
+    @cached_property
+    def _encoders(self) -> dict[str, str]:
+        return {}
+
+    def figures_file(self, step: Step) -> Path:
+        """Where a step's figures go."""
+        return self.out / "figures" / f"{step.name}.json"
+
+    def done(self, step: Step) -> bool:
+        """Whether a step was measured."""
+        return self.figures_file(step).is_file()
+
+    @property
+    def to_do(self) -> list[Step]:
+        """Steps that can be run and were not."""
+        return [step for step in self.steps if not self.done(step) and step.name not in self.unavailable]
+
+    def minutes_left(self) -> float:
+        """By the plan's minutes, and how much longer than those the steps that are done have taken."""
+        done = [step for step in self.steps if self.done(step)]
+        planned = sum(step.row.minutes + EVALUATION_MINUTES for step in done)
+        taken = sum(read_json(self.figures_file(step))["seconds"] for step in done) / 60
+        pace = taken / planned if done else 1.0
+        return pace * sum(step.row.minutes + EVALUATION_MINUTES for step in self.to_do)
+
+    def run(
+        self,
+        on_begin: Callable[[Step], None] = lambda step: None,
+        on_step: Callable[[dict[str, Any]], None] = lambda record: None,
+        on_end: Callable[[Step], None] = lambda step: None,
+    ) -> None:
+        """Run what is to do, and write tables and plots after every step.
+
+        Args:
+            on_begin: Called with a step that begins.
+            on_step: Called with every record of its training log.
+            on_end: Called with a step that is measured.
+        """
+        for step in self.to_do:
+            on_begin(step)
+            self._run(step, on_step)
+            self.report()
+            on_end(step)
+            gc.collect()
+        self.report()
+
+    def _run(self, step: Step, on_step: Callable[[dict[str, Any]], None]) -> None:
+        clock = time.perf_counter()
+        command = f"mrnn train {step.row.recipe} --training.seed {step.seed}"
+        folder = self.out / "runs" / step.name
+        trained = folder / "model.safetensors"
+        recipe = self.recipe(step)
+        began = 0.0
+        if not trained.is_file():
+            train_recipe(
+                step.row.recipe,
+                recipe,
+                self.corpus,
+                folder,
+                command,
+                self.cache_folder,
+                self.device,
+                on_step=on_step,
+            )
+            began = time.perf_counter() - clock
+        pipeline = load(folder, self.device)
+        record = {
+            "step": step.name,
+            "recipe": step.row.recipe,
+            "seed": step.seed,
+            "code": code_version(),
+            "model_fingerprint": pipeline.fingerprint,
+            "dev_perplexity": pipeline.provenance["training"]["dev_perplexity"],
+            "train_seconds": began,
+            **self._measure(pipeline, step),
+        }
+        record["seconds"] = time.perf_counter() - clock
+        write_json(self.figures_file(step), record)
+
+    def _measure(self, pipeline: Pipeline, step: Step) -> dict[str, Any]:
+        cache = FeatureCache(pipeline.encoder, self.cache_folder)
+        test = encode_split(self.corpus, "test", cache)
+        references = [photo.captions for photo in test.photos]
+        model, vocabulary = pipeline.model, pipeline.vocabulary
+        figures = evaluate_likelihood(model, vocabulary, references, test.features)
+        likelihood = dict(figures)
+        arguments = (model, vocabulary, references, test.features, pipeline.generation, pipeline.centre)
+        metrics, captions = evaluate_captions(*arguments)
+        figures |= metrics
+        record: dict[str, Any] = {"captions": {p.id: c.text for p, c in zip(test.photos, captions, strict=True)}}
+        if step.row.consensus:
+            train = encode_split(self.corpus, "train", cache)
+            said = pipeline.consensus(train.features, [photo.captions for photo in train.photos])
+            metrics, captions = evaluate_captions(*arguments, said)
+            record["consensus"] = metrics
+        if model.uses_image:
+            pairs = [(i, c) for i, several in enumerate(references) for c in several if tokenise(c)]
+            owner = [i for i, _ in pairs]
+            retriever = pipeline.retriever(test.features, [c for _, c in pairs])
+            figures |= evaluate_retrieval(retriever, owner, SHORTLIST)[0]
+            if step.row.consensus and step.seed == step.row.seeds[0]:
+                record["scores"] = {
+                    score: _recalls(evaluate_retrieval(retriever, owner, SHORTLIST, score)[0])
+                    for score in ("raw", "per-token", "normalised")
+                }
+        return {"figures": figures, "likelihood": likelihood, **record}
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """What was measured, by step."""
+        return {step.name: read_json(self.figures_file(step)) for step in self.steps if self.done(step)}
+
+    def report(self) -> str:
+        """Write `results.json`, `tables.md` and the plots of what is done; the tables are returned too."""
+        results = self.results()
+        worth = self._worth(results)
+        text = markdown(self.table, self.corpus.name, self.steps, results, self.unavailable, worth)
+        write_atomically(self.out / "tables.md", text.encode())
+        rows = {name: {k: v for k, v in record.items() if k != "captions"} for name, record in results.items()}
+        write_json(self.out / "results.json", {"data": self.corpus.summary(), "steps": rows, "worth": worth})
+        logs = {step.row.label: self.out / "runs" / step.name / "log.jsonl" for step in self.steps if self.done(step)}
+        plot_curves_of({label: log for label, log in logs.items() if log.is_file()}, self.out / "training.png")
+        plot_retrieval(self.table, self.steps, results, self.out / "retrieval.png")
+        if worth:
+            plot_worth(worth, self.out / "worth.png")
+        return text
+
+    def _worth(self, results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+        """Of the image: m-RNN of the first seed against RNN-Base, by part of speech."""
+        pair = (self.table, f"{self.table}-rnn")
+        runs = [next((s for s in self.steps if s.row.recipe == recipe), None) for recipe in pair]
+        if any(step is None or step.name not in results for step in runs):
+            return {}
+        path = self.out / "figures" / "worth.json"
+        if path.is_file():
+            return read_json(path)
+        tokens = []
+        sentences: list[list[str]] = []
+        for step in runs:
+            assert step is not None
+            pipeline = load(self.out / "runs" / step.name, self.device)
+            test = encode_split(self.corpus, "test", FeatureCache(pipeline.encoder, self.cache_folder))
+            pairs = [(i, w) for i, photo in enumerate(test.photos) for c in photo.captions if (w := tokenise(c))]
+            sentences = [words for _, words in pairs]
+            ids = [pipeline.vocabulary.encode(words) for words in sentences]
+            image = pipeline.model.encode_image(test.features.to(self.device))[[i for i, _ in pairs]].detach()
+            tokens.append(token_log_probabilities(pipeline.model, pipeline.vocabulary, ids, image))
+        worth = image_worth(sentences, *tokens)
+        assert all(math.isfinite(group["worth"]) for group in worth.values())
+        write_json(path, worth)
+        return worth
+
+
+def _recalls(figures: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in figures.items() if key.endswith(("R@1", "R@5", "R@10", "median rank"))}

@@ -1,0 +1,62 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mrnn.consensus import Consensus, ConsensusConfig
+from mrnn.generation import Caption
+
+SAID = [
+    [["a", "red", "dog", "runs"], ["the", "dog", "runs", "fast"]],
+    [["a", "red", "cat", "sleeps"], ["a", "cat", "on", "a", "mat"]],
+    [["two", "men", "walk"], ["men", "on", "a", "street"]],
+]
+
+
+def hypothesis(text: str, score: float = -1.0) -> Caption:
+    return Caption(text, tuple(text.split()), (score,), score)
+
+
+def plain_similarity(a, b) -> float:
+    """CIDEr's similarity of two sentences, written out."""
+    total = 0.0
+    for n in (1, 2, 3, 4):
+        grams = lambda s, n=n: [tuple(s[i : i + n]) for i in range(len(s) - n + 1)]  # noqa: E731
+        df = lambda g, grams=grams: sum(any(g in grams(s) for s in several) for several in SAID)  # noqa: E731
+        weigh = lambda s, grams=grams, df=df: {  # noqa: E731
+            g: grams(s).count(g) * math.log(len(SAID) / max(1, df(g))) for g in grams(s)
+        }
+        x, y = weigh(a), weigh(b)
+        norm = math.sqrt(sum(v * v for v in x.values()) * sum(v * v for v in y.values()))
+        total += sum(v * y.get(g, 0) for g, v in x.items()) / norm if norm else 0.0
+    return total / 4
+
+
+def test_hypotheses_are_ordered_by_their_best_similarities_to_the_neighbours_captions():
+    image = torch.tensor([[1.0, 0.0, 0.2], [0.8, 0.3, 0.0], [-1.0, 0.1, 0.0]])
+    config = ConsensusConfig(neighbours=2, matches=3, likelihood=0)
+    texts = ["two men walk", "a red dog sleeps", "a dog runs fast", "the cat flies"]
+    query = torch.tensor([[1.0, 0.1, 0.2]])
+    ordered = Consensus(image, SAID, config).rerank([[hypothesis(t) for t in texts]], query)[0]
+    near = [*SAID[0], *SAID[1]]
+    expected = {t: np.mean(sorted(plain_similarity(t.split(), s) for s in near)[-3:]) for t in texts}
+    assert [c.text for c in ordered] == sorted(texts, key=lambda t: -expected[t])
+
+
+def test_the_likelihood_counts_as_much_as_it_is_given():
+    image, query = torch.eye(3), torch.eye(3)[:1]
+    captions = [[hypothesis("two men walk", -0.1), hypothesis("a red dog runs", -9.0)]]
+    first = lambda weight: (  # noqa: E731
+        Consensus(image, SAID, ConsensusConfig(1, 5, weight)).rerank(captions, query)[0][0].text
+    )
+    assert first(0) == "a red dog runs"
+    assert first(10) == "two men walk"
+
+
+@pytest.mark.parametrize("options", [{"neighbours": 0}, {"matches": 0}, {"likelihood": -1.0}])
+def test_impossible_options_are_refused(options):
+    with pytest.raises(ValueError, match=r"consensus|likelihood"):
+        ConsensusConfig(**options)
+    with pytest.raises(ValueError, match="training images"):
+        Consensus(torch.empty(0, 3), [])

@@ -1,0 +1,227 @@
+"""The papers' tables on small made data sets, in the layouts of the real ones."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made import COLOURS, photo
+
+from mrnn.corpora import read_corpora
+from mrnn.encoders.alexnet import AlexNet
+from mrnn.evaluation.worth import END, image_worth, parts_of_speech
+from mrnn.pipeline import load
+from mrnn.recipes import RECIPES, train_recipe
+from mrnn.reproduce import TABLES, Reproduction
+from mrnn.reproduce.reported import CAPTIONING, RETRIEVAL
+
+NOUNS = "square circle dog cat man woman child house tree car boat bird horse flower table chair"
+VERBS = "shows holds sees has finds takes likes wants"
+WORDS = [*f"{NOUNS} {VERBS}".split(), "large", "small", "old", "new", "and", "near", "with", "under", "the", "a"]
+
+
+def sentences(n: int, colour: str, rng: np.random.Generator) -> list[str]:
+    """Random sentences with word frequencies that fall as in language, so that n-grams can be discounted."""
+    weights = 1 / np.arange(1, len(WORDS) + 1)
+    return [
+        f"a {colour} {' '.join(rng.choice(WORDS, rng.integers(3, 9), p=weights / weights.sum()))}" for _ in range(n)
+    ]
+
+
+def flickr_layout(folder: Path, n: int = 48, captions: int = 5, splits=("train", "dev", "test")) -> Path:
+    rng = np.random.default_rng(0)
+    lines = []
+    lists: dict[str, list[str]] = {split: [] for split in splits}
+    for i in range(n):
+        colour = list(COLOURS)[i % 4]
+        name = f"{100000 + i}_0123456789.jpg"
+        photo(folder / "images" / name, colour, i)
+        lines += [f"{name}#{k}\t{s}" for k, s in enumerate(sentences(captions, colour, rng))]
+        lists[splits[0] if i < n - 16 else splits[1 + i % (len(splits) - 1)]].append(name)
+    (folder / "Made.token.txt").write_text("\n".join(lines) + "\n")
+    for split, names in lists.items():
+        (folder / f"Made.{split}Images.txt").write_text("\n".join(names) + "\n")
+    return folder
+
+
+def iaprtc12_layout(folder: Path, n: int = 48) -> Path:
+    rng = np.random.default_rng(0)
+    lists: dict[str, list[str]] = {"train": [], "test": []}
+    for i in range(n):
+        colour = list(COLOURS)[i % 4]
+        name = f"{i // 10:02}/{i}"
+        photo(folder / "images" / f"{name}.jpg", colour, i)
+        note = folder / "annotations_complete_eng" / f"{name}.eng"
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(
+            f"<DOC>\n<DOCNO>annotations/{name}.eng</DOCNO>\n<DESCRIPTION>{'; '.join(sentences(4, colour, rng))};"
+            f"</DESCRIPTION>\n<IMAGE>images/{name}.jpg</IMAGE>\n</DOC>",
+            encoding="latin-1",
+        )
+        lists["test" if i % 6 == 5 else "train"].append(name)
+    for split, names in lists.items():
+        (folder / f"iapr_{split}_list.txt").write_text("\n".join(names) + "\n")
+    return folder
+
+
+def coco_layout(folder: Path, n: int = 48) -> Path:
+    rng = np.random.default_rng(0)
+    images = []
+    for i in range(n):
+        colour = list(COLOURS)[i % 4]
+        photo(folder / "images" / f"{i:012}.jpg", colour, i)
+        split = "test" if i % 6 == 5 else "val" if i % 6 == 4 else "train"
+        said = [{"raw": s} for s in sentences(5, colour, rng)]
+        images.append({"filename": f"{i:012}.jpg", "split": split, "sentences": said})
+    (folder / "dataset_coco.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    flickr = flickr_layout(folder / "flickr")
+    return {
+        "flickr8k": flickr,
+        "flickr30k": flickr,
+        "iaprtc12": iaprtc12_layout(folder / "iaprtc12"),
+        "coco": coco_layout(folder / "coco"),
+    }
+
+
+@pytest.fixture(scope="module")
+def alexnet(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "alexnet.pth"
+    torch.manual_seed(0)
+    torch.save(AlexNet().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_on_made_data_in_the_layout_of_its_own(name, data, alexnet, tmp_path):
+    recipe = RECIPES[name]()
+    if recipe.encoder in ("alexnet", "vgg16"):  # either gives features of one vector a photo
+        recipe = replace(recipe, encoder=f"alexnet:{alexnet}")
+    recipe = replace(recipe, training=replace(recipe.training, epochs=1), references=min(recipe.references, 20))
+    corpus = read_corpora([data["coco" if name == "base" else name.partition("-")[0]]])
+    pipeline = train_recipe(name, recipe, corpus, tmp_path / "run", cache_folder=alexnet.parent / "cache")
+    assert pipeline.provenance["training"]["dev_perplexity"] > 1
+    again = load(tmp_path / "run")
+    assert again.fingerprint == pipeline.fingerprint
+    test = corpus.split("test")[0]
+    assert again.caption(test.path)[0][0].text == pipeline.caption(test.path)[0][0].text
+
+
+def test_recipes_belong_to_tables_and_say_how_they_fared():
+    assert {row.recipe for rows in TABLES.values() for row in rows} == set(RECIPES) - {"base"}
+    for name, make in RECIPES.items():
+        if not name.startswith(("flickr8k", "base")) or name.endswith(("alexnet", "vgg16")):
+            assert "Not run" in make.__doc__, name
+    assert set(CAPTIONING) == set(RETRIEVAL) == set(TABLES)
+
+
+def reproduce(*arguments) -> list[str]:
+    return [sys.executable, "-m", "mrnn", "reproduce", *map(str, arguments)]
+
+
+def test_a_killed_reproduction_goes_on_and_gives_its_tables(data, alexnet, tmp_path):
+    out = tmp_path / "results"
+    command = reproduce("flickr30k", "--data", data["flickr30k"], "--out", out, "--alexnet", alexnet)
+    command += ["--vgg16", str(tmp_path / "nothing.pth"), "--cache", str(tmp_path / "cache")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = out / "figures" / "flickr30k-rnn.json"
+    while not first.is_file():
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = first.read_bytes()
+
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert first.read_bytes() == kept, "what was measured is not measured again"
+    assert re.search(r"flickr30k-rnn +done", result.stderr)
+    assert re.search(r"flickr30k-seed0 +to do, about 30 min", result.stderr)
+    assert "minutes left" in result.stderr
+    assert re.search(r"flickr30k-vgg16 +not run: .*nothing.pth: no such file", result.stderr)
+
+    tables = (out / "tables.md").read_text()
+    assert result.stdout.strip() == tables.strip()
+    assert "| *m-RNN, VGG: reported, arXiv 1412.6632, M* | 20.72 | 0.600 0.410 0.280 0.190 |" in tables
+    assert re.search(r"\| m-RNN, EfficientNet-Lite2, 3 seeds \| \d+\.\d\d ± \d+\.\d\d \|", tables)
+    assert "m-RNN, EfficientNet-Lite2, consensus re-ranking" in tables
+    assert "| m-RNN, wider, shared weights, VGG-16 | not run | not run |" in tables
+    assert "| chance, and every model without an image | " in tables
+    assert "| ranked by the raw score |" in tables
+    assert "| nouns |" in tables
+    results = json.loads((out / "results.json").read_text())
+    assert results["steps"]["flickr30k-alexnet"]["figures"]["perplexity"] > 1
+    assert {"tables.md", "results.json", "training.png", "retrieval.png", "worth.png"} <= {
+        p.name for p in out.iterdir()
+    }
+
+    other = reproduce("flickr30k", "--data", data["coco"], "--out", out)
+    refused = subprocess.run(other, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1] == f"mrnn: error: {out}: holds results of other data; " + (
+        "give another --out, or delete it"
+    )
+    identity = json.loads((out / "identity.json").read_text())
+    (out / "identity.json").write_text(json.dumps({**identity, "code": "of last year"}))
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "holds results of another version of mrnn" in refused.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda d: flickr_layout(d, splits=("train", "dev")), "no photo in the split 'test'"),
+        (lambda d: flickr_layout(d, n=200, captions=1), "one caption a photo"),
+        (lambda d: flickr_layout(d, n=20, captions=2), r"only \d+ words occur 5 times or more"),
+    ],
+)
+def test_data_that_cannot_give_the_tables_is_refused(make, reason, tmp_path):
+    corpus = read_corpora([make(tmp_path / "data")])
+    with pytest.raises(ValueError, match=reason) as error:
+        Reproduction("flickr8k", corpus, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_strange_folder_and_a_strange_table_are_refused(data, tmp_path):
+    corpus = read_corpora([data["flickr8k"]])
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "mine.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="is not empty and holds no results"):
+        Reproduction("flickr8k", corpus, tmp_path / "photos")
+    with pytest.raises(ValueError, match="no table 'flickr9k'; there are flickr8k"):
+        Reproduction("flickr9k", corpus, tmp_path / "out")
+
+
+def test_parts_of_speech():
+    assert parts_of_speech(["two", "dogs", "run", "in", "the", "white", "snow"]) == [
+        "numbers",
+        "nouns",
+        "verbs",
+        "prepositions",
+        "articles and determiners",
+        "adjectives",
+        "nouns",
+    ]
+
+
+def test_the_images_worth_is_bits_saved_a_token():
+    ln2 = float(np.log(2))
+    worth = image_worth([["two", "dogs"]], [[-1 * ln2, -2 * ln2, -3 * ln2]], [[-2 * ln2, -5 * ln2, -3 * ln2]])
+    assert worth["nouns"] == {"tokens": 1, "bits": 2, "without": 5, "worth": 3}
+    assert worth[END]["worth"] == 0
+    assert worth["all"]["worth"] == pytest.approx(4 / 3)
+    assert worth["all"]["tokens"] == 3
