@@ -6,6 +6,7 @@ OUT/figures/STEP.json   what was measured of it
 OUT/results.json        all figures, OUT/tables.md the tables, OUT/*.png the plots
 """
 
+import ast
 import gc
 import hashlib
 import math
@@ -52,14 +53,19 @@ EVALUATION_MINUTES = 2.5
 
 
 def code_fingerprint() -> str:
-    """SHA-256 over the source of every room that decides a figure."""
+    """SHA-256 over every room that decides a figure: its statements, not its comments and docstrings."""
     source = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for room in CODE:
         files = [source / f"{room}.py"] if (source / f"{room}.py").is_file() else sorted((source / room).rglob("*.py"))
         for file in files:
-            digest.update(file.relative_to(source).as_posix().encode())
-            digest.update(file.read_bytes())
+            tree = ast.parse(file.read_text())
+            for node in ast.walk(tree):
+                if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                    node.body = [
+                        s for s in node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
+                    ]
+            digest.update(f"{file.relative_to(source).as_posix()}\n{ast.dump(tree)}\n".encode())
     return digest.hexdigest()
 
 
