@@ -58,7 +58,9 @@ def build_model(name: str, description: dict[str, Any]) -> LanguageModel:
         raise ValueError(f"no model {name!r}; there are {', '.join(MODELS)}")
     model = MODELS[name]
     # JSON knows no tuples.
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in description.items()}
+    options: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in description.items()
+    }
     try:
         vocabulary, features = options.pop("vocabulary"), options.pop("features")
         known = {field.name for field in fields(model.Config)}

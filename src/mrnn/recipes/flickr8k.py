@@ -1,8 +1,8 @@
 """Recipes of Flickr8K: the rows of its tables, and the ablations.
 
-Features and vocabulary are the same for all, and so is the schedule but for its rate: chosen on dev for m-RNN. Every recipe
-runs by `mrnn train NAME --data DIR/flickr8k --out runs/NAME`, and all of them by `mrnn reproduce flickr8k`. Figures
-are dev perplexity, and the test figures that results/flickr8k holds.
+Features and vocabulary are the same for all, and so is the schedule, chosen on dev for m-RNN, but for the rate of
+log-bilinear models. Every recipe runs by `mrnn train NAME --data DIR/flickr8k --out runs/NAME`, and all of them by
+`mrnn reproduce flickr8k`; figures are of dev, and of test as in docs/results/flickr8k.
 """
 
 from dataclasses import replace

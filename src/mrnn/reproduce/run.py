@@ -49,7 +49,7 @@ CODE = (
 )
 FEWEST_WORDS = 20
 SHORTLIST = 60
-EVALUATION_MINUTES = 2.5
+EVALUATION_MINUTES = {True: 2.0, False: 0.3}  # with retrieval, and without
 
 
 def code_fingerprint() -> str:
@@ -170,10 +170,10 @@ class Reproduction:
     def minutes_left(self) -> float:
         """By the plan's minutes, and how much longer than those the steps that are done have taken."""
         done = [step for step in self.steps if self.done(step)]
-        planned = sum(step.row.minutes + EVALUATION_MINUTES for step in done)
+        planned = sum(_planned(step) for step in done)
         taken = sum(read_json(self.figures_file(step))["seconds"] for step in done) / 60
         pace = taken / planned if done else 1.0
-        return pace * sum(step.row.minutes + EVALUATION_MINUTES for step in self.to_do)
+        return pace * sum(_planned(step) for step in self.to_do)
 
     def run(
         self,
@@ -300,6 +300,10 @@ class Reproduction:
         assert all(math.isfinite(group["worth"]) for group in worth.values())
         write_json(path, worth)
         return worth
+
+
+def _planned(step: Step) -> float:
+    return step.row.minutes + EVALUATION_MINUTES[step.row.sees_image]
 
 
 def _recalls(figures: dict[str, float]) -> dict[str, float]:
