@@ -247,7 +247,7 @@ def test_a_pool_that_is_read_in_parts_ranks_the_same(ranker, tmp_path, capsys, m
     (tmp_path / "s.txt").write_text("\n".join(lines))
     arguments = ["rank", path, "--sentences", tmp_path / "s.txt", "--model", ranker, "--top", "6"]
     whole = run(capsys, *arguments)
-    monkeypatch.setattr("mrnn.cli.SENTENCES_AT_ONCE", 7)
+    monkeypatch.setattr("mrnn.cli.photos.SENTENCES_AT_ONCE", 7)
     assert run(capsys, *arguments) == whole
 
 

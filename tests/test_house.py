@@ -22,6 +22,7 @@ FLOORS = [
     "pipeline",
     "recipes",
     "reproduce",
+    "library",
     "demo",
     "cli",
     "__main__",

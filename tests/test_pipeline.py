@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 import mrnn
 from mrnn import pipeline as pipeline_module
 from mrnn.images import ImageError
+from mrnn.models import NGram, NGramConfig
 from mrnn.pipeline import Pipeline, load
 
 
@@ -269,3 +270,18 @@ def test_the_bundled_model_finds_the_sample_photo_that_a_sentence_describes():
     (matches,) = mrnn.load().rank(samples, [SENTENCE], query="sentence")
     assert samples[matches[0].index].name == "camera.png"
     assert len(matches) == len(samples)
+
+
+def test_a_model_that_does_not_look_captions_but_never_ranks(tmp_path, photos):
+    torch.manual_seed(0)
+    vocabulary = pipeline().vocabulary
+    model = NGram(NGramConfig(order=2, smoothing="good-turing"), len(vocabulary), 1280)
+    weights = 1 / torch.arange(1, len(vocabulary) - 1)
+    sentences = [(torch.multinomial(weights, 1 + i % 7, True) + 2).tolist() for i in range(60)]
+    model.count(sentences, vocabulary)
+    Pipeline(model, vocabulary, pipeline().encoder).save(tmp_path / "ngram")
+    blind = load(tmp_path / "ngram")
+    first, second = blind.caption(photos)
+    assert first[0].text == second[0].text
+    with pytest.raises(ValueError, match="ngram does not look at the image"):
+        blind.rank(photos, ["a red square"])

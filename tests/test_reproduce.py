@@ -128,13 +128,23 @@ def test_recipes_belong_to_tables_and_say_how_they_fared():
     assert set(CAPTIONING) == set(RETRIEVAL) == set(TABLES)
 
 
+FEW_ROWS = """
+from dataclasses import replace
+from mrnn.reproduce import TABLES
+blind, seen, _, missing = TABLES["flickr30k"]
+TABLES["flickr30k"] = (blind, replace(seen, seeds=(0, 1)), missing)
+from mrnn.cli import main
+raise SystemExit(main())
+"""
+
+
 def reproduce(*arguments) -> list[str]:
-    return [sys.executable, "-m", "mrnn", "reproduce", *map(str, arguments)]
+    return [sys.executable, "-c", FEW_ROWS, "reproduce", *map(str, arguments)]
 
 
-def test_a_killed_reproduction_goes_on_and_gives_its_tables(data, alexnet, tmp_path):
+def test_a_killed_reproduction_goes_on_and_gives_its_tables(data, tmp_path):
     out = tmp_path / "results"
-    command = reproduce("flickr30k", "--data", data["flickr30k"], "--out", out, "--alexnet", alexnet)
+    command = reproduce("flickr30k", "--data", data["flickr30k"], "--out", out)
     command += ["--vgg16", str(tmp_path / "nothing.pth"), "--cache", str(tmp_path / "cache")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     first = out / "figures" / "flickr30k-rnn.json"
@@ -156,14 +166,14 @@ def test_a_killed_reproduction_goes_on_and_gives_its_tables(data, alexnet, tmp_p
     tables = (out / "tables.md").read_text()
     assert result.stdout.strip() == tables.strip()
     assert "| *m-RNN, VGG: reported, arXiv 1412.6632, M* | 20.72 | 0.600 0.410 0.280 0.190 |" in tables
-    assert re.search(r"\| m-RNN, EfficientNet-Lite2, 3 seeds \| \d+\.\d\d ± \d+\.\d\d \|", tables)
+    assert re.search(r"\| m-RNN, EfficientNet-Lite2, 2 seeds \| \d+\.\d\d ± \d+\.\d\d \|", tables)
     assert "m-RNN, EfficientNet-Lite2, consensus re-ranking" in tables
     assert "| m-RNN, wider, shared weights, VGG-16 | not run | not run |" in tables
     assert "| chance, and every model without an image | " in tables
     assert "| ranked by the raw score |" in tables
     assert "| nouns |" in tables
     results = json.loads((out / "results.json").read_text())
-    assert results["steps"]["flickr30k-alexnet"]["figures"]["perplexity"] > 1
+    assert results["steps"]["flickr30k-seed1"]["figures"]["perplexity"] > 1
     assert {"tables.md", "results.json", "training.png", "retrieval.png", "worth.png"} <= {
         p.name for p in out.iterdir()
     }

@@ -95,6 +95,12 @@ class Pipeline:
         return None if self.references is None else self.references.mean(0)
 
     @property
+    def image_width(self) -> int:
+        """M, numbers of an image vector."""
+        with torch.inference_mode():
+            return self.model.encode_image(torch.zeros(1, self.model.features, device=self.device)).shape[-1]
+
+    @property
     def device(self) -> torch.device:
         """Where the model's weights lie."""
         return next(iter(self.model.buffers())).device

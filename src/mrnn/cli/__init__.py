@@ -1,0 +1,98 @@
+"""The command line: one verb, one function.
+
+Exit codes: 0 all went well, 1 some inputs failed (each is named on stderr), 2 bad usage.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+
+from mrnn.cli.console import Usage, warn
+from mrnn.cli.library import export, index, search
+from mrnn.cli.models import evaluate, reproduce, train_command
+from mrnn.cli.parsing import parse
+from mrnn.cli.photos import caption, rank, score
+
+VERBS: dict[str, Callable[..., int]] = {
+    "caption": caption,
+    "rank": rank,
+    "score": score,
+    "evaluate": evaluate,
+    "reproduce": reproduce,
+    "index": index,
+    "search": search,
+    "export": export,
+}
+HELP = """usage: mrnn VERB ...
+
+  caption PHOTO...                     write captions
+  rank PHOTO... --sentences FILE       which sentences fit each photo
+  rank PHOTO... --sentence TEXT        which photos fit a sentence
+  score --pairs TABLE                  how well captions fit their photos
+  index FOLDER                         encode and caption your own photos
+  search SENTENCE|PHOTO                find photos among them
+  export FILE                          write their captions out
+  train RECIPE --data DIR --out DIR    train a model
+  evaluate [MODEL] --data DIR          measure a model on a data set
+  reproduce TABLE --data DIR           make the papers' tables again
+
+mrnn VERB --help tells more; mrnn --version prints the version."""
+TRAIN_HELP = """usage: mrnn train RECIPE --data DIR --out DIR [...]
+
+recipes:
+{recipes}
+
+mrnn train RECIPE --help lists every option."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; the exit code is what the process ends with."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    try:
+        if verb in ("", "-h", "--help", "help"):
+            print(HELP)
+            return 0 if verb else 2
+        if verb == "--version":
+            import mrnn
+
+            print(f"mrnn {mrnn.__version__}")
+            return 0
+        keep_memory()
+        if verb == "train":
+            if not rest or rest[0].startswith("-"):
+                from mrnn.recipes import RECIPES
+
+                recipes = "\n".join(
+                    f"  {name:24} {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()
+                )
+                print(TRAIN_HELP.format(recipes=recipes))
+                return 0 if rest and rest[0] in ("-h", "--help") else 2
+            return train_command(rest[0], rest[1:])
+        if verb not in VERBS:
+            raise Usage(f"no verb {verb!r}; there are {', '.join((*VERBS, 'train'))}")
+        return parse(VERBS[verb], rest, f"mrnn {verb}", None)
+    except Usage as error:
+        warn(f"error: {error}")
+        return 2
+    except BrokenPipeError:  # the reader of our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        warn(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        warn("stopped")
+        return 130
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory: large tensors come and go every step, and fresh pages cost a fifth of it."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)

@@ -1,0 +1,82 @@
+"""What every verb shares: how it talks to people, and the types of common arguments."""
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+Photos = Annotated[Positional[tuple[Path, ...]], arg(metavar="PHOTO", help_behavior_hint="")]
+Data = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="(required, repeatable)")]
+Json = Annotated[bool, arg(help="Print JSON, one object a line.", help_behavior_hint="")]
+
+
+class Usage(Exception):
+    """A mistake in how a verb is called, which ends with exit code 2."""
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, past a progress bar."""
+    from rich.console import Console
+
+    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """Print a warning or an error on stderr."""
+    print(f"mrnn: {line}", file=sys.stderr)
+
+
+def warn_photos(errors) -> None:
+    """Name the photos that were left out."""
+    for error in errors:
+        warn(f"left out {error}")
+
+
+def report(corpus) -> None:
+    """Say what a data set was recognised as, and what is wrong with it."""
+    say(corpus.summary())
+    for line in corpus.report.lines():
+        say(f"  {line}")
+
+
+def as_json(value: Any) -> str:
+    """One line of JSON."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def typed_command() -> str:
+    """What was typed."""
+    return shlex.join(["mrnn", *sys.argv[1:]])
+
+
+@contextlib.contextmanager
+def bar(label: str, total: int | None = None) -> Generator[Callable[..., None]]:
+    """A progress bar on stderr, on a terminal only.
+
+    Yields:
+        With `total`: a function of how many more are done; without: of how many are done, of all, and a note.
+    """
+    if not sys.stderr.isatty():
+        yield lambda *numbers: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total, note="")
+        if total is not None:
+            yield lambda n: progress.advance(task, n)
+        else:
+            yield lambda done, of, note="": progress.update(task, completed=done, total=of, note=note)

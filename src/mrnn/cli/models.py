@@ -1,0 +1,270 @@
+"""Verbs about models: train, evaluate, reproduce."""
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from mrnn.cli.console import Data, Usage, bar, report, say, typed_command, warn_photos
+from mrnn.cli.parsing import parse
+
+
+def evaluate(
+    model: Positional[str] = "base",
+    /,
+    data: Data = (),
+    split: str = "test",
+    metrics: Literal["all", "likelihood", "captions", "retrieval"] = "all",
+    beam: int | None = None,
+    shortlist: int = 60,
+    exact: bool = False,
+    consensus: bool = False,
+    json: Annotated[Path | None, arg(metavar="FILE")] = None,
+    plots: Annotated[Path | None, arg(metavar="DIR")] = None,
+    cache: Path | None = None,
+) -> int:
+    """Measure a model on a data set: perplexity, caption metrics, and retrieval in both directions.
+
+    Args:
+        model: Bundled model, folder or hub name.
+        data: Folder of the data set.
+        split: Which photos.
+        metrics: Which figures; `captions` needs Java and the extra eval.
+        beam: Beams of the search; the model's own number if left out.
+        shortlist: Photos that retrieval scores exactly for each sentence, and five times as many sentences, where a
+            photo has five captions, for each photo.
+        exact: Retrieval scores every pair exactly, which takes minutes.
+        consensus: Re-rank ten captions a photo by the captions of the nearest photos of the train split.
+        json: Write the figures, the captions and the fingerprints of model, data and code here.
+        plots: Draw recall curves and a gallery of captions and found sentences into this folder.
+        cache: Folder of the feature cache.
+    """
+    from mrnn.corpora import read_corpora
+    from mrnn.encoders import FeatureCache
+    from mrnn.evaluation import evaluate_captions, evaluate_likelihood, evaluate_retrieval
+    from mrnn.files import write_json
+    from mrnn.pipeline import code_version, load
+    from mrnn.recipes import encode_split
+    from mrnn.text import tokenise
+
+    if not data:
+        raise Usage("say where the data set is: --data DIR")
+    if shortlist < 1:
+        raise Usage("--shortlist must be 1 or more")
+    pipeline = load(model)
+    corpus = read_corpora(data)
+    report(corpus)
+    if consensus and not pipeline.model.uses_image:
+        raise Usage(f"--consensus needs a model that looks at the image, and {model} does not")
+    with bar("encoding photos") as advance:
+        features = FeatureCache(pipeline.encoder, cache)
+        photos = encode_split(corpus, split, features, advance)
+        known = encode_split(corpus, "train", features, advance) if consensus else None
+    warn_photos(photos.errors)
+    references = [photo.captions for photo in photos.photos]
+    pairs = [(i, c) for i, several in enumerate(references) for c in several if tokenise(c)]
+    owner, sentences = [i for i, _ in pairs], [c for _, c in pairs]
+    figures = {"photos": float(len(photos.photos))}
+    if metrics in ("all", "likelihood"):
+        figures |= evaluate_likelihood(pipeline.model, pipeline.vocabulary, references, photos.features)
+    captions, scores = [], {}
+    if metrics in ("all", "captions"):
+        generation = pipeline.generation if beam is None else replace(pipeline.generation, beam=beam)
+        said = None if known is None else pipeline.consensus(known.features, [p.captions for p in known.photos])
+        more, captions = evaluate_captions(
+            pipeline.model, pipeline.vocabulary, references, photos.features, generation, pipeline.centre, said
+        )
+        figures |= more
+    if metrics == "retrieval" or (metrics == "all" and pipeline.model.uses_image):
+        retriever = pipeline.retriever(photos.features, sentences)
+        more, scores = evaluate_retrieval(retriever, owner, None if exact else shortlist)
+        figures |= more
+    print(f"{model} on {corpus.name}, split {split}")
+    _print_figures(figures)
+    if json is not None:
+        write_json(
+            json,
+            {
+                "command": typed_command(),
+                "model": model,
+                "model_fingerprint": pipeline.fingerprint,
+                "data": corpus.summary(),
+                "data_fingerprint": corpus.fingerprint,
+                "split": split,
+                "code": code_version(),
+                "figures": figures,
+                "captions": {p.id: c.text for p, c in zip(photos.photos, captions, strict=False)},
+            },
+        )
+    if plots is not None and scores:
+        from mrnn.evaluation.plots import plot_gallery, plot_recall
+
+        plot_recall(scores, owner, plots / "recall.png")
+        files, written = [photo.path for photo in photos.photos], [caption.text for caption in captions]
+        plot_gallery(files, sentences, scores["image"], owner, written, plots / "gallery.png")
+    return 1 if photos.errors else 0
+
+
+def _print_figures(figures: dict[str, float]) -> None:
+    """One line a figure; for retrieval its interval and chance level beside it."""
+    for key, value in figures.items():
+        if key.endswith((" low", " high", " chance")):
+            continue
+        line = f"{key:32}  {value:,.4g}" if value < 1000 else f"{key:32}  {value:,.0f}"
+        if f"{key} chance" in figures:
+            low, high, chance = (figures[f"{key} {name}"] for name in ("low", "high", "chance"))
+            line += f"  (95 %: {low:.4g} to {high:.4g}; chance {chance:.4g})"
+        print(line)
+
+
+def train(
+    recipe: Any,
+    name: str,
+    data: tuple[Path, ...],
+    out: Path,
+    cache: Path | None = None,
+    device: str = "auto",
+) -> int:
+    """Train a model by a recipe; the same command goes on with a run that was stopped."""
+    import torch
+
+    from mrnn.corpora import read_corpora
+    from mrnn.recipes import train_recipe
+
+    corpus = read_corpora(data)
+    report(corpus)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    encoding, training = contextlib.ExitStack(), contextlib.ExitStack()
+    with encoding, training:
+        encoded = encoding.enter_context(bar("encoding photos"))
+        training_bar = _TrainingBar(training, encoding)
+        pipeline = train_recipe(
+            name,
+            recipe,
+            corpus,
+            out,
+            command=typed_command(),
+            cache_folder=cache,
+            device=device,
+            on_features=encoded,
+            on_errors=warn_photos,
+            on_step=training_bar,
+        )
+    facts = pipeline.provenance["training"]
+    print(f"{out}: dev perplexity {facts['dev_perplexity']:.3f} after epoch {facts['best_epoch']}")
+    return 0
+
+
+def reproduce(
+    table: Positional[str],
+    /,
+    data: Data = (),
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: results/TABLE)")] = None,
+    alexnet: Annotated[Path | None, arg(metavar="FILE")] = None,
+    vgg16: Annotated[Path | None, arg(metavar="FILE")] = None,
+    cache: Path | None = None,
+    device: str = "auto",
+) -> int:
+    """Train and measure every model of the papers' tables, and print them with the reported figures beside ours.
+
+    The same command goes on where it was stopped.
+
+    Args:
+        table: flickr8k, flickr30k, iaprtc12 or coco.
+        data: Folder of the data set.
+        out: Folder of the results: tables.md, results.json, plots, and the trained models.
+        alexnet: AlexNet's weights in torchvision's layout; fetched without, if online.
+        vgg16: VGG-16's weights in torchvision's layout; fetched without, if online.
+        cache: Folder of the feature cache.
+        device: cpu, cuda, or auto.
+    """
+    import torch
+
+    from mrnn.corpora import read_corpora
+    from mrnn.reproduce import TABLES, Reproduction, Step
+
+    if table not in TABLES:
+        raise Usage(f"no table {table!r}; there are {', '.join(TABLES)}")
+    if not data:
+        raise Usage("say where the data set is: --data DIR")
+    corpus = read_corpora(data)
+    report(corpus)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    weights = {name: path for name, path in (("alexnet", alexnet), ("vgg16", vgg16)) if path is not None}
+    job = Reproduction(table, corpus, out or Path("results") / table, weights, cache, device)
+    for step in job.steps:
+        state = "done" if job.done(step) else f"not run: {job.unavailable.get(step.name, '')}"
+        if step in job.to_do:
+            state = f"to do, about {step.row.minutes:.3g} min of training"
+        say(f"  {step.name:28} {state}")
+    with contextlib.ExitStack() as stack:
+        advance = stack.enter_context(bar(table))
+
+        def begin(step: Step) -> None:
+            say(f"{step.name}: {len(job.to_do)} steps and about {job.minutes_left():.0f} minutes left")
+
+        def progress(record: dict[str, Any]) -> None:
+            advance(record["step"], record["steps"], f"epoch {record['epoch']}")
+
+        def end(step: Step) -> None:
+            figures = job.results()[step.name]["figures"]
+            say(f"{step.name}: perplexity {figures['perplexity']:.2f}, BLEU-4 {figures['BLEU-4']:.3f}")
+
+        job.run(begin, progress, end)
+    print((job.out / "tables.md").read_text())
+    return 0
+
+
+class _TrainingBar:
+    """The bar of a training run, with tokens a second; off a terminal one line an epoch."""
+
+    def __init__(self, stack: contextlib.ExitStack, before: contextlib.ExitStack):
+        self._stack, self._before, self._advance, self._speed = stack, before, None, 0
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        if self._advance is None:
+            self._before.close()
+            self._advance = self._stack.enter_context(bar("training"))
+        self._speed = record.get("tokens_per_second", self._speed)
+        self._advance(record["step"], record["steps"], f"{self._speed:,} tokens/s")
+        if "dev_perplexity" in record:
+            say(f"epoch {record['epoch']}: dev perplexity {record['dev_perplexity']:.3f}, {self._speed:,} tokens/s")
+
+
+def train_command(recipe_name: str, arguments: list[str]) -> int:
+    """Parse `mrnn train RECIPE ...`: every field of the recipe is a flag, with its value there as default."""
+    from mrnn.recipes import RECIPES, Recipe
+
+    if recipe_name not in RECIPES:
+        raise Usage(f"no recipe {recipe_name!r}; there are {', '.join(RECIPES)}")
+    default = RECIPES[recipe_name]()
+
+    def train_flags(
+        data: Data = (),
+        out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(required)")] = None,
+        cache: Path | None = None,
+        device: str = "auto",
+        recipe: Annotated[Recipe, arg(name="")] = default,
+    ) -> int:
+        """Train a model by a recipe; the same command goes on with a run that was stopped.
+
+        Args:
+            data: Folder of a data set; give it again for more than one.
+            out: Folder for the model, its checkpoint, log and curves.
+            cache: Folder of the feature cache.
+            device: cpu, cuda, or auto.
+            recipe: What to train.
+        """
+        if not data or out is None:
+            raise Usage("say where the data set is and where the model goes: --data DIR --out DIR")
+        return train(recipe, recipe_name, data, out, cache, device)
+
+    description = (
+        f"{train_flags.__doc__}".split("\n")[0]
+        + f" Recipe {recipe_name}: {(RECIPES[recipe_name].__doc__ or '').splitlines()[0]}"
+    )
+    return parse(train_flags, arguments, f"mrnn train {recipe_name}", description)

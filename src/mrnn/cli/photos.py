@@ -1,0 +1,237 @@
+"""Verbs about photos at hand: caption, rank, score."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from mrnn.cli.console import Json, Photos, Usage, as_json, bar, warn
+
+SENTENCES_AT_ONCE = 20_000
+
+
+def caption(
+    photos: Photos,
+    /,
+    model: str = "base",
+    n: int = 1,
+    beam: int | None = None,
+    sample: bool = False,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    json: Json = False,
+) -> int:
+    """Write captions for photos, as lines of PHOTO, a tab, and the caption.
+
+    Args:
+        photos: Photos to caption.
+        model: Bundled model, folder or hub name.
+        n: Captions a photo.
+        beam: Beams of the search; the model's own number if left out.
+        sample: Draw captions instead of searching for the likeliest.
+        temperature: Of sampling; below 1 is safer, above 1 wilder.
+        top_k: Sample among the k likeliest words.
+        top_p: Sample among the likeliest words with this probability together.
+        seed: Of sampling.
+        json: Print JSON, one object a line.
+    """
+    if not photos:
+        raise Usage("give at least one photo")
+    options: dict[str, Any] = {"n": n}
+    if sample:
+        if beam is not None:
+            raise Usage("--beam and --sample exclude each other")
+        options |= {
+            "method": "sample",
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": seed,
+        }
+    elif beam is not None or n > 1:
+        options["beam"] = max(n, 5) if beam is None else beam
+    from mrnn.generation import GenerationConfig
+    from mrnn.pipeline import load
+
+    try:
+        GenerationConfig(**options)
+    except ValueError as error:
+        raise Usage(str(error)) from None
+    pipeline = load(model)
+    names = [str(photo) for photo in photos]
+    failed = 0
+    with bar("captioning", len(names)) as advance:
+        chunk = 32
+        for start in range(0, len(names), chunk):
+            part = names[start : start + chunk]
+            failed += _caption_some(pipeline, part, options, json)
+            advance(len(part))
+    return 1 if failed else 0
+
+
+def _caption_some(pipeline, names: list[str], options: dict[str, Any], json: bool) -> int:
+    from mrnn.encoders import pool_features
+
+    features, positions, errors = pool_features(pipeline.encoder, names)
+    captions = dict(zip(positions, pipeline.caption_features(features, **options) if positions else [], strict=True))
+    reasons = {error.name: error for error in errors}
+    for i, name in enumerate(names):
+        if i not in captions:
+            warn(str(reasons[name]))
+            if json:
+                print(as_json({"photo": name, "error": reasons[name].reason}))
+        elif json:
+            print(as_json({"photo": name, "captions": [_caption_fields(c) for c in captions[i]]}))
+        else:
+            for c in captions[i]:
+                print(f"{name}\t{c.text}")
+    sys.stdout.flush()
+    return len(errors)
+
+
+def _caption_fields(c) -> dict[str, Any]:
+    words = [*c.tokens, "<end>"]
+    return {
+        "text": c.text,
+        "log_likelihood": c.log_likelihood,
+        "score": c.score,
+        "tokens": [{"token": w, "log_probability": p} for w, p in zip(words, c.log_probabilities, strict=True)],
+    }
+
+
+def rank(
+    photos: Photos,
+    /,
+    sentences: Annotated[Path | None, arg(metavar="FILE")] = None,
+    sentence: str | None = None,
+    model: str = "base",
+    top: int = 10,
+    score: Literal["raw", "normalised", "per-token", "posterior"] | None = None,
+    json: Json = False,
+) -> int:
+    """Rank sentences for each photo, or photos for a sentence, by likelihood; lines of PHOTO, score, sentence.
+
+    Args:
+        photos: Photos.
+        sentences: A text file with a sentence a line: ranked for each photo.
+        sentence: One sentence: the photos are ranked for it.
+        model: Bundled model, folder or hub name.
+        top: How many to print.
+        score: By default normalised for a photo's sentences, raw for a sentence's photos.
+        json: Print JSON, one object a line.
+    """
+    if not photos:
+        raise Usage("give at least one photo")
+    if (sentences is None) == (sentence is None):
+        raise Usage("give either --sentences FILE, to rank them for each photo, or --sentence, to rank the photos")
+    if top < 1:
+        raise Usage("--top must be 1 or more")
+    from mrnn.encoders import pool_features
+    from mrnn.pipeline import load
+    from mrnn.retrieval import Query
+
+    pipeline = load(model)
+    lines, failed = _read_sentences(sentences, pipeline) if sentences is not None else ([sentence or ""], 0)
+    if not lines:
+        raise ValueError(f"{sentences}: holds no sentence")
+    with bar("encoding photos", len(photos)) as advance:
+        features, positions, errors = pool_features(pipeline.encoder, [str(photo) for photo in photos])
+        advance(len(photos))
+    for error in errors:
+        warn(str(error))
+    query: Query = "image" if sentence is None else "sentence"
+    if positions:
+        # Pools of any size: sentences in parts, of which each photo keeps the best.
+        best: list[list[tuple[float, int]]] = [[] for _ in range(len(positions) if query == "image" else 1)]
+        for start in range(0, len(lines), SENTENCES_AT_ONCE):
+            found = pipeline.retriever(features, lines[start : start + SENTENCES_AT_ONCE])
+            for kept, matches in zip(best, found.matches(query, top, score, _shortlist(top, query)), strict=True):
+                kept += [(match.score, start + match.index) for match in matches]
+                kept.sort(key=lambda pair: -pair[0])
+                del kept[top:]
+        for i, kept in enumerate(best):
+            for value, j in kept:
+                photo, text = (photos[positions[i]], lines[j]) if query == "image" else (photos[positions[j]], lines[0])
+                if json:
+                    print(as_json({"photo": str(photo), "score": value, "sentence": text}))
+                else:
+                    print(f"{photo}\t{value:.2f}\t{text}")
+    return 1 if errors or failed else 0
+
+
+def _shortlist(top: int, query: Literal["image", "sentence"]) -> int | None:
+    """An image's sentences are many and shortlisted; a sentence's photos cost one softmax each."""
+    return max(10 * top, 200) if query == "image" else None
+
+
+def _read_sentences(path: Path, pipeline) -> tuple[list[str], int]:
+    """The sentences of a file, and how many lines had to be left out; blank lines are passed over."""
+    from mrnn.files import read_text
+    from mrnn.text import tokenise
+
+    lines, failed = [], 0
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        tokens = tokenise(line)
+        if tokens:
+            lines.append(line.strip())
+            if all(token not in pipeline.vocabulary for token in tokens):
+                warn(f"{path} line {number}: none of its words is known to the model, so its score says little")
+        elif line.strip():
+            warn(f"left out {path} line {number}: it has no word")
+            failed += 1
+    return lines, failed
+
+
+def score(
+    pairs: Annotated[Path | None, arg(metavar="TABLE")] = None,
+    model: str = "base",
+    json: Json = False,
+) -> int:
+    """How well each caption of a table fits its photo: a reference-free score, low for wrong captions.
+
+    Prints a table: image, caption, log-likelihood in nats, the same less the sentence prior, and both in bits a word.
+
+    Args:
+        pairs: CSV, TSV, JSONL or Parquet with an image and a caption column; photos relative to its folder.
+        model: Bundled model, folder or hub name.
+        json: Print JSON, one object a line.
+    """
+    if pairs is None:
+        raise Usage("say where the table is: --pairs TABLE")
+    from mrnn.corpora.table import read_pairs
+    from mrnn.encoders import pool_features
+    from mrnn.pipeline import load
+    from mrnn.text import tokenise
+
+    rows, broken = read_pairs(pairs)
+    for where in broken:
+        warn(f"left out {where}: it has no photo or no caption")
+    wordless = {caption for _, _, caption in rows if not tokenise(caption)}
+    for caption in wordless:
+        warn(f"left out {caption!r}: it has no word")
+    rows = [row for row in rows if row[2] not in wordless]
+    pipeline = load(model)
+    names = list(dict.fromkeys(str(path) for _, path, _ in rows))
+    features, positions, errors = pool_features(pipeline.encoder, names)
+    for error in errors:
+        warn(f"left out {error}")
+    place = {names[position]: i for i, position in enumerate(positions)}
+    usable = [row for row in rows if str(row[1]) in place]
+    if not json:
+        print("image\tcaption\traw\tnormalised\traw bits a word\tnormalised bits a word")
+    part = 2000
+    with bar("scoring", len(usable)) as advance:
+        for start in range(0, len(usable), part):
+            some = usable[start : start + part]
+            results = pipeline.score_pairs(features, [place[str(path)] for _, path, _ in some], [c for *_, c in some])
+            for (image, _, caption), fields in zip(some, results, strict=True):
+                if json:
+                    print(as_json({"image": image, "caption": caption, **fields}))
+                else:
+                    numbers = "\t".join("" if v is None else f"{v:.3f}" for v in fields.values())
+                    print(f"{image}\t{caption}\t{numbers}")
+            advance(len(some))
+    return 1 if errors or broken or wordless else 0

@@ -1,0 +1,260 @@
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import pytest
+import torch
+from made import COLOURS, photo, pipeline
+from PIL import Image
+
+pytest.importorskip("lancedb", reason="lancedb is not installed")
+
+from mrnn.library import Filters, Library, photo_files
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return pipeline(references=5)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for i, colour in enumerate(COLOURS):
+        photo(tmp_path / "photos" / ("deep/er" if i % 2 else "") / f"{colour}.jpg", colour, i)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def library(pipe, tmp_path):
+    return Library(tmp_path / "library", pipe)
+
+
+def names(found) -> list[str]:
+    return [f.path.stem for f in found]
+
+
+def counts(report) -> tuple[int, int, int, int]:
+    return report.added, report.recognised, report.removed, report.unchanged
+
+
+def test_only_what_changed_is_read_again(library, photos, monkeypatch):
+    assert counts(library.index(photos)) == (4, 0, 0, 0)
+    monkeypatch.setattr(Library, "_read", None)  # nothing may be read
+    assert counts(library.index(photos)) == (0, 0, 0, 4)
+    monkeypatch.undo()
+    (photos / "red.jpg").rename(photos / "crimson.jpg")
+    (photos / "blue.jpg").unlink()
+    photo(photos / "deep" / "er" / "green.jpg", "yellow", 77)
+    photo(photos / "violet.png", "blue", 5)
+    monkeypatch.setattr(Library, "_encode", _counting(Library._encode, encoded := []))
+    assert counts(library.index(photos)) == (2, 1, 2, 1)
+    assert encoded == [2], "the renamed photo is known by its content"
+    assert len(library) == 4
+    assert sorted(names(library.search("a square"))) == ["crimson", "green", "violet", "yellow"]
+
+
+def _counting(method, seen):
+    def wrapped(self, fresh):
+        seen.append(len(fresh))
+        return method(self, fresh)
+
+    return wrapped
+
+
+def test_folders_are_walked_once_and_other_files_passed_over(photos, tmp_path):
+    (photos / "deep" / "loop").symlink_to(photos)
+    (photos / "notes.txt").write_text("no photo")
+    (photos / "broken-link.jpg").symlink_to(tmp_path / "nothing.jpg")
+    (photos / "deep" / "UPPER.JPG").write_bytes((photos / "red.jpg").read_bytes())
+    found = sorted(Path(path).relative_to(photos).as_posix() for path, _ in photo_files(photos))
+    assert found == ["blue.jpg", "deep/UPPER.JPG", "deep/er/green.jpg", "deep/er/yellow.jpg", "red.jpg"]
+
+
+def test_bad_photos_are_named_each_time_and_found_never(library, photos):
+    (photos / "bad.jpg").write_bytes(b"no photo")
+    (photos / "empty.png").write_bytes(b"")
+    for _ in range(2):
+        report = library.index(photos)
+        assert sorted((Path(e.name).name, e.reason) for e in report.errors) == [
+            ("bad.jpg", "is not an image in a known format"),
+            ("empty.png", "is empty"),
+        ]
+    assert len(library) == 4
+    photo(photos / "bad.jpg", "red", 9)
+    report = library.index(photos)
+    assert report.added == 1
+    assert len(report.errors) == 1
+
+
+def test_another_folders_photos_stay(library, photos, tmp_path):
+    library.index(photos)
+    photo(tmp_path / "more" / "red2.jpg", "red", 50)
+    assert counts(library.index(tmp_path / "more")) == (1, 0, 0, 0)
+    assert len(library) == 5
+    assert names(library.search("a square", filters=Filters(folder=tmp_path / "more"))) == ["red2"]
+
+
+def test_nothing_is_written_outside_the_library(library, photos, tmp_path):
+    before = {p: p.stat().st_mtime_ns for p in photos.rglob("*")}
+    library.index(photos)
+    library.search("a red square")
+    assert {p: p.stat().st_mtime_ns for p in photos.rglob("*")} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["library", "photos"]
+
+
+def test_a_sentence_ranks_as_exact_likelihood_does(library, photos):
+    library.index(photos)
+    found = library.search("a red square", shortlist=4)
+    paths = sorted(p for p in photos.rglob("*.jpg"))
+    exact = dict(zip(paths, library.pipeline.log_likelihood(paths, ["a red square"])[:, 0].tolist(), strict=True))
+    assert [f.path for f in found] == sorted(paths, key=lambda p: -exact[p])
+    # The thumbnail is cut from the same decoding as the encoder's input.
+    assert [f.score for f in found] == pytest.approx([exact[f.path] for f in found], abs=0.05)
+    assert len(library.search("a red square", top=2, shortlist=1)) == 2
+
+
+def test_a_photo_finds_itself_first_and_both_go_together(library, photos):
+    library.index(photos)
+    found = library.search(like=photos / "red.jpg")
+    assert names(found)[0] == "red"
+    assert found[0].score == pytest.approx(1, abs=1e-3)
+    both = library.search("a square", like=photos / "blue.jpg")
+    assert len(both) == 4
+    assert both[0].score >= both[-1].score
+
+
+def test_filters(library, photos):
+    exif = Image.Exif()
+    exif[0x0132] = "2020:05:17 10:00:00"
+    image = Image.open(photos / "red.jpg")
+    image.save(photos / "dated.jpg", exif=exif)
+    library.index(photos)
+    all_of_them = library.search("a square", filters=Filters(before=date(2020, 5, 17)))
+    assert names(all_of_them) == ["dated"]
+    assert all_of_them[0].taken == "2020-05-17T10:00:00"
+    assert "dated" not in names(library.search("a square", filters=Filters(after=date(2020, 5, 18))))
+    assert sorted(names(library.search("a square", filters=Filters(folder=photos / "deep")))) == ["green", "yellow"]
+    word = library.search("a square")[0].caption.split()[0]
+    assert names(library.search("a square", filters=Filters(caption=word.upper())))
+    assert library.search("a square", filters=Filters(caption="zebra")) == []
+
+
+def test_an_upright_thumbnail(library, photos):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    Image.open(photos / "red.jpg").resize((640, 400)).save(photos / "turned.jpg", exif=exif)
+    library.index(photos)
+    with Image.open(io.BytesIO(library.thumbnail(photos / "turned.jpg"))) as small:
+        assert small.size == (160, 256)
+    with pytest.raises(ValueError, match="not in the library"):
+        library.thumbnail("/etc/passwd")
+
+
+def test_names_with_quotes_and_of_any_script(library, photos):
+    for name in ("it's.jpg", "'; DROP TABLE photos.jpg", "강아지.jpg"):
+        photo(photos / name, "green", len(name))
+    library.index(photos)
+    assert len(library) == 7
+    (photos / "it's.jpg").unlink()
+    assert library.index(photos).removed == 1
+    assert library.thumbnail(photos / "강아지.jpg")
+
+
+def test_another_models_library_is_encoded_anew_only_with_rebuild(library, photos, tmp_path):
+    library.index(photos)
+    other = pipeline(["a", "square", "other"], references=3)
+    with pytest.raises(ValueError, match="--rebuild"):
+        Library(tmp_path / "library", other)
+    again = Library(tmp_path / "library", other, rebuild=True)
+    assert len(again) == 0
+    assert again.index(photos).added == 4
+    assert len(Library(tmp_path / "library", other, rebuild=True)) == 4, "of this model: nothing to rebuild"
+    with pytest.raises(ValueError, match="no photo library"):
+        Library(photos, other)
+    with pytest.raises(ValueError, match="no such folder"):
+        again.index(tmp_path / "nowhere")
+
+
+def test_captions_are_exported(library, photos, tmp_path):
+    library.index(photos)
+    assert library.export(tmp_path / "captions.csv") == 4
+    rows = list(csv.DictReader((tmp_path / "captions.csv").open()))
+    assert {Path(row["image"]).stem for row in rows} == set(COLOURS)
+    library.export(tmp_path / "captions.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
+    assert {line["image"]: line["captions"][0] for line in lines} == {row["image"]: row["caption"] for row in rows}
+    assert library.export_sidecars(photos / "deep") == 2
+    assert sorted(p.name for p in photos.rglob("*.txt")) == ["green.jpg.txt", "yellow.jpg.txt"]
+    with pytest.raises(ValueError, match=r"\.csv or \.jsonl"):
+        library.export(tmp_path / "captions.doc")
+    library.draw_sheet(library.search("a square"), "a square", tmp_path / "sheet.png")
+    assert Image.open(tmp_path / "sheet.png").width > 500
+
+
+def mrnn(*arguments, library: Path):
+    environment = {**os.environ, "MRNN_LIBRARY": str(library)}
+    return [sys.executable, "-m", "mrnn", *map(str, arguments)], environment
+
+
+def run(*arguments, library: Path):
+    command, environment = mrnn(*arguments, library=library)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_verbs(photos, tmp_path):
+    library = tmp_path / "library"
+    (photos / "bad.jpg").write_bytes(b"no photo")
+    empty = run("search", "a dog", library=library)
+    assert empty.returncode == 1
+    assert "run mrnn index FOLDER first" in empty.stderr
+    result = run("index", photos, library=library)
+    assert result.returncode == 1
+    assert f"left out {photos / 'bad.jpg'}: is not an image" in result.stderr
+    assert "4 photos (4 new, 0 renamed or copied, 0 gone, 0 unchanged)" in result.stdout
+    paths = run("search", "a red square", "--paths", "--top", "3", library=library).stdout.splitlines()
+    assert len(paths) == 3
+    assert all(Path(path).is_file() for path in paths)
+    found = run("search", photos / "red.jpg", "--json", "--sheet", tmp_path / "sheet.png", library=library)
+    assert json.loads(found.stdout.splitlines()[0])["photo"] == str(photos / "red.jpg")
+    assert (tmp_path / "sheet.png").is_file()
+    assert run("export", tmp_path / "out.csv", library=library).returncode == 0
+    for wrong in (["search"], ["search", "a dog", "--after", "yesterday"], ["export"], ["search", "a", "--top", "0"]):
+        assert run(*wrong, library=library).returncode == 2, wrong
+
+
+def test_a_kill_and_two_at_once_do_no_harm(tmp_path):
+    photos, library = tmp_path / "photos", tmp_path / "library"
+    for i in range(300):
+        photo(photos / f"{i}.jpg", list(COLOURS)[i % 4], i, size=(40, 30))
+    command, environment = mrnn("index", photos, library=library)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    process = subprocess.Popen(command, **quiet)
+    deadline = time.monotonic() + 120
+    while not list((library / "photos.lance" / "data").glob("*.lance")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    both = [subprocess.Popen(command, **quiet) for _ in range(2)]
+    assert [p.wait() for p in both] == [0, 0]
+    result = run("index", photos, library=library)
+    assert "300 photos (0 new, 0 renamed or copied, 0 gone, 300 unchanged)" in result.stdout
+    rows = run("export", tmp_path / "out.csv", library=library)
+    assert rows.returncode == 0
+    images = [row["image"] for row in csv.DictReader((tmp_path / "out.csv").open())]
+    assert len(images) == len(set(images)) == 300
+
+
+def test_searching_without_words_or_photos(library, photos):
+    library.index(photos)
+    with pytest.raises(ValueError, match="give a sentence or a photo"):
+        library.search()
+    with pytest.raises(ValueError, match="no word"):
+        library.search("...")
+    assert torch.isfinite(torch.tensor([f.score for f in library.search("a zebra")])).all()
