@@ -41,7 +41,7 @@ CAPTIONS = 3
 SHORTLIST = 200
 _LARGE = 10**9
 _LISTED = ("path", "size", "time", "hash", "error")
-_SHOWN = ("path", "taken", "width", "height", "captions", "likelihoods")
+_SHOWN = ("path", "hash", "taken", "width", "height", "captions", "likelihoods")
 
 
 def default_library() -> Path:
@@ -49,6 +49,10 @@ def default_library() -> Path:
     if folder := os.environ.get("MRNN_LIBRARY"):
         return Path(folder)
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "mrnn" / "library"
+
+
+class UnknownPhoto(KeyError):
+    """No photo of the library has this id."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,14 @@ class Found:
     """A photo that a search found.
 
     Args:
-        row: Its place in the library as it was loaded.
+        id: Hash of its content.
         path: The file.
         score: What it was ranked by: nats for a sentence, a cosine for a photo, standard deviations for both.
         caption: The best caption of it.
         taken: When, as ISO date and time.
     """
 
-    row: int
+    id: str
     path: Path
     score: float
     caption: str
@@ -336,7 +340,7 @@ class Library:
             vectors = rows.column("image").combine_chunks()
             image = torch.from_numpy(np.array(vectors.flatten().to_numpy(zero_copy_only=False), np.float32))
             shown = rows.select(_SHOWN).to_pylist()
-            self._loaded = self.table.version, _Loaded(image.view(len(shown), -1), shown)
+            self._loaded = self.table.version, _Loaded(image.view(len(shown), self.pipeline.image_width), shown)
         return self._loaded[1]
 
     def search(
@@ -415,6 +419,28 @@ class Library:
         if not rows:
             raise ValueError(f"{path}: not in the library")
         return rows[0]["thumbnail"]
+
+    def thumbnail_of(self, id: str) -> bytes:
+        """The JPEG thumbnail of the photo whose content has a hash.
+
+        Raises:
+            UnknownPhoto: There is none.
+        """
+        rows = self._rows(["thumbnail"], f"hash = {_quote(id)} AND error = ''").to_pylist()
+        if not rows:
+            raise UnknownPhoto(id)
+        return rows[0]["thumbnail"]
+
+    def path_of(self, id: str) -> Path:
+        """The file of the photo whose content has a hash.
+
+        Raises:
+            UnknownPhoto: There is none.
+        """
+        rows = self._rows(["path"], f"hash = {_quote(id)} AND error = ''").to_pylist()
+        if not rows:
+            raise UnknownPhoto(id)
+        return Path(rows[0]["path"])
 
     def draw_sheet(self, found: Sequence[Found], title: str, picture: Path, columns: int = 5) -> None:
         """Draw the thumbnails of photos found, with score and caption.
@@ -504,7 +530,7 @@ class _Loaded:
     def found(self, row: int, score: float) -> Found:
         """A row as a search gives it."""
         r = self.shown[row]
-        return Found(row, Path(r["path"]), score, r["captions"][0], r["taken"])
+        return Found(r["hash"], Path(r["path"]), score, r["captions"][0], r["taken"])
 
 
 def _quote(text: str) -> str:

@@ -26,6 +26,7 @@ from torch import Tensor
 import mrnn
 from mrnn.consensus import Consensus, ConsensusConfig
 from mrnn.encoders import Encoder, load_encoder, pool_features
+from mrnn.explanation import UNFAMILIAR, Explanation, Familiarity, explain, said_of_nearest
 from mrnn.files import atomic_path, read_json, write_atomically, write_json
 from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.images import ImageSource
@@ -168,6 +169,59 @@ class Pipeline:
             if not some:
                 raise ValueError(f"the sentence {sentence!r} has no word")
         return ids
+
+    @cached_property
+    def familiarity(self) -> Familiarity | None:
+        """How like the training photos a photo is; None without reference images."""
+        return None if self.references is None else Familiarity(self.references)
+
+    def unfamiliar(self, features: Float[Tensor, "N D"]) -> list[bool]:
+        """Which photos are unlike anything the model was trained on; none of them if that cannot be told."""
+        if self.familiarity is None:
+            return [False] * len(features)
+        with torch.inference_mode():
+            image = self.model.encode_image(features.to(self.device).float())
+        return (self.familiarity.percentile(image) > UNFAMILIAR).tolist()
+
+    def explain(
+        self,
+        image: ImageSource,
+        sentence: str | None = None,
+        training: tuple[Float[Tensor, "N D"], Sequence[Sequence[str]]] | None = None,
+    ) -> Explanation:
+        """What each word of a caption rests on: see `mrnn.explanation`.
+
+        Args:
+            image: A photo.
+            sentence: The caption; the model's own if None.
+            training: Features and captions of training photos, to show what was said of those most like this one.
+
+        Raises:
+            ImageError: The photo cannot be used.
+            ValueError: The sentence has no word, or the model does not look at images or has no reference images.
+        """
+        if not self.model.uses_image or self.references is None or self.familiarity is None:
+            raise ValueError("an explanation needs a model that looks at the image and has reference images")
+        (_, features, errors), *_ = self.encoder.encode([image])
+        if errors or features is None:
+            raise errors[0]
+        pooled, grid = features.pooled.float(), features.grid
+        if sentence is None:
+            sentence = self.caption_features(pooled)[0][0].text
+        ids = self.sentence_ids([sentence])[0]
+        with torch.inference_mode():
+            b = self.model.encode_image(pooled.to(self.device))[0]
+            cells = None
+            # Where the encoder pools by the mean, b is the mean of the cells' own vectors.
+            if grid is not None and torch.allclose(grid.float().mean((1, 2)), pooled, atol=1e-3, rtol=1e-3):
+                flat = self.model.encode_image(grid[0].float().flatten(0, 1).to(self.device))
+                cells = flat.unflatten(0, grid.shape[1:3])
+            support: tuple[str, ...] = ()
+            if training is not None:
+                known = self.model.encode_image(training[0].to(self.device).float())
+                support = said_of_nearest(b, known, training[1], ids, self.vocabulary)
+        words = explain(self.model, self.vocabulary, ids, b, self.references, cells)
+        return Explanation(sentence, words, self.familiarity.percentile(b[None]).item(), support)
 
     def consensus(
         self, features: Float[Tensor, "N D"], captions: Sequence[Sequence[str]], config: ConsensusConfig | None = None

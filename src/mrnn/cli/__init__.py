@@ -12,17 +12,20 @@ from mrnn.cli.console import Usage, warn
 from mrnn.cli.library import export, index, search
 from mrnn.cli.models import evaluate, reproduce, train_command
 from mrnn.cli.parsing import parse
-from mrnn.cli.photos import caption, rank, score
+from mrnn.cli.photos import caption, explain, rank, score
+from mrnn.cli.serve import serve
 
 VERBS: dict[str, Callable[..., int]] = {
     "caption": caption,
     "rank": rank,
     "score": score,
+    "explain": explain,
     "evaluate": evaluate,
     "reproduce": reproduce,
     "index": index,
     "search": search,
     "export": export,
+    "serve": serve,
 }
 HELP = """usage: mrnn VERB ...
 
@@ -30,9 +33,11 @@ HELP = """usage: mrnn VERB ...
   rank PHOTO... --sentences FILE       which sentences fit each photo
   rank PHOTO... --sentence TEXT        which photos fit a sentence
   score --pairs TABLE                  how well captions fit their photos
+  explain PHOTO [--out PNG]            what each word of a caption rests on
   index FOLDER                         encode and caption your own photos
   search SENTENCE|PHOTO                find photos among them
   export FILE                          write their captions out
+  serve                                a web page and a JSON API for all of this
   train RECIPE --data DIR --out DIR    train a model
   evaluate [MODEL] --data DIR          measure a model on a data set
   reproduce TABLE --data DIR           make the papers' tables again

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
-from mrnn.cli.console import Json, Photos, Usage, as_json, bar, warn
+from mrnn.cli.console import Data, Json, Photos, Usage, as_json, bar, warn
 
 SENTENCES_AT_ONCE = 20_000
 
@@ -72,11 +72,77 @@ def caption(
     return 1 if failed else 0
 
 
+def explain(
+    photo: Annotated[Positional[Path], arg(metavar="PHOTO")],
+    /,
+    sentence: str | None = None,
+    out: Annotated[Path | None, arg(metavar="PNG")] = None,
+    data: Data = (),
+    model: str = "base",
+    cache: Path | None = None,
+    json: Json = False,
+) -> int:
+    """Show what each word of a caption rests on: bits of evidence, from which branch, and where in the photo.
+
+    Prints a table: word, bits of evidence, and bits that the word, recurrent and image branch add.
+
+    Args:
+        photo: The photo.
+        sentence: The caption to explain; the model's own if left out.
+        out: Draw the photo, the words by their evidence, and a heat map a word into this picture.
+        data: Training data, to show what was said of the photos most like this one.
+        model: Bundled model, folder or hub name.
+        cache: Folder of the feature cache.
+        json: Print JSON.
+    """
+    from mrnn.explanation import GUESS, draw_explanation
+    from mrnn.images import open_image
+    from mrnn.pipeline import load
+
+    pipeline = load(model)
+    training = None
+    if data:
+        from mrnn.corpora import read_corpora
+        from mrnn.encoders import FeatureCache
+        from mrnn.recipes import encode_split
+
+        with bar("encoding training photos") as advance:
+            known = encode_split(read_corpora(data), "train", FeatureCache(pipeline.encoder, cache), advance)
+        training = known.features, [p.captions for p in known.photos]
+    found = pipeline.explain(photo, sentence, training)
+    if json:
+        words = [
+            {
+                "token": w.token,
+                "log_probability": w.log_probability,
+                "evidence": w.evidence,
+                "branches": w.branches,
+                "heat": None if w.heat is None else w.heat.tolist(),
+            }
+            for w in found.words
+        ]
+        fields = {"photo": str(photo), "text": found.text, "percentile": found.percentile, "familiar": found.familiar}
+        print(as_json({**fields, "words": words, "support": found.support}))
+    else:
+        print("\t".join(["word", "evidence", *found.words[0].branches]))
+        for w in found.words:
+            print("\t".join([w.token, f"{w.evidence:.2f}", *(f"{bits:.2f}" for bits in w.branches.values())]))
+        for caption in found.support:
+            print(f"said of a like photo: {caption}")
+    if not found.familiar:
+        warn(f"{photo}: {GUESS}")
+    if out is not None:
+        draw_explanation(found, open_image(photo, 600), out)
+    return 0
+
+
 def _caption_some(pipeline, names: list[str], options: dict[str, Any], json: bool) -> int:
     from mrnn.encoders import pool_features
+    from mrnn.explanation import GUESS
 
     features, positions, errors = pool_features(pipeline.encoder, names)
     captions = dict(zip(positions, pipeline.caption_features(features, **options) if positions else [], strict=True))
+    guesses = dict(zip(positions, pipeline.unfamiliar(features), strict=True))
     reasons = {error.name: error for error in errors}
     for i, name in enumerate(names):
         if i not in captions:
@@ -84,8 +150,11 @@ def _caption_some(pipeline, names: list[str], options: dict[str, Any], json: boo
             if json:
                 print(as_json({"photo": name, "error": reasons[name].reason}))
         elif json:
-            print(as_json({"photo": name, "captions": [_caption_fields(c) for c in captions[i]]}))
+            fields = {"photo": name, "familiar": not guesses[i]}
+            print(as_json({**fields, "captions": [_caption_fields(c) for c in captions[i]]}))
         else:
+            if guesses[i]:
+                warn(f"{name}: {GUESS}")
             for c in captions[i]:
                 print(f"{name}\t{c.text}")
     sys.stdout.flush()
@@ -142,6 +211,7 @@ def rank(
         advance(len(photos))
     for error in errors:
         warn(str(error))
+    _warn_guesses(pipeline, features, [str(photos[i]) for i in positions])
     query: Query = "image" if sentence is None else "sentence"
     if positions:
         # Pools of any size: sentences in parts, of which each photo keeps the best.
@@ -160,6 +230,14 @@ def rank(
                 else:
                     print(f"{photo}\t{value:.2f}\t{text}")
     return 1 if errors or failed else 0
+
+
+def _warn_guesses(pipeline, features, names: list[str]) -> None:
+    from mrnn.explanation import GUESS
+
+    for name, guess in zip(names, pipeline.unfamiliar(features), strict=True):
+        if guess:
+            warn(f"{name}: {GUESS}")
 
 
 def _shortlist(top: int, query: Literal["image", "sentence"]) -> int | None:
@@ -219,6 +297,7 @@ def score(
     for error in errors:
         warn(f"left out {error}")
     place = {names[position]: i for i, position in enumerate(positions)}
+    _warn_guesses(pipeline, features, [names[i] for i in positions])
     usable = [row for row in rows if str(row[1]) in place]
     if not json:
         print("image\tcaption\traw\tnormalised\traw bits a word\tnormalised bits a word")

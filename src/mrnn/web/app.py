@@ -1,0 +1,406 @@
+"""The server: a JSON API under /v1, one static page, and nothing that blocks the event loop.
+
+Photos of the library are served by the hash of their content, never by path, and as fresh JPEGs, so that what a file
+holds besides the picture (where it was taken, say) stays where it is.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import io
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Query, Request, Response, UploadFile
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel, Field
+
+import mrnn
+from mrnn.explanation import GUESS
+from mrnn.generation import Caption
+from mrnn.images import ImageError, open_image
+from mrnn.library import Filters, Found, Library, UnknownPhoto
+from mrnn.pipeline import Pipeline
+from mrnn.web.worker import Busy, Captioned, Worker
+
+STATIC = Path(__file__).parent / "static"
+SHOWN_SIDE = 1600
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for.
+
+    Args:
+        upload: Bytes of a request.
+        pixels: Of a photo.
+        sentences: To rank for a photo.
+        characters: Of a sentence.
+        line: Requests that may wait for the model.
+    """
+
+    upload: int = 25_000_000
+    pixels: int = 60_000_000
+    sentences: int = 1000
+    characters: int = 500
+    line: int = 256
+
+
+class Token(BaseModel):
+    """A word of a caption."""
+
+    token: str
+    log_probability: float
+
+
+class CaptionOut(BaseModel):
+    """A caption of a photo."""
+
+    text: str
+    log_likelihood: float = Field(description="log P(sentence | photo), natural logarithm, end sign included")
+    tokens: list[Token]
+
+
+class CaptionsOut(BaseModel):
+    """The captions of a photo, best first."""
+
+    captions: list[CaptionOut]
+    familiar: bool = Field(description="whether the photo is like those the model was trained on")
+    note: str
+
+
+class RankedOut(BaseModel):
+    """A sentence and how well it fits."""
+
+    sentence: str
+    score: float = Field(description="log P(sentence | photo) / P(sentence), natural logarithm")
+
+
+class WordOut(BaseModel):
+    """What a word rests on."""
+
+    token: str
+    log_probability: float
+    evidence: float = Field(description="bits that the photo adds")
+    branches: dict[str, float]
+    heat: list[list[float]] | None
+
+
+class ExplanationOut(BaseModel):
+    """What a caption rests on."""
+
+    text: str
+    percentile: float
+    familiar: bool
+    note: str
+    words: list[WordOut]
+
+
+class FoundOut(BaseModel):
+    """A photo that a search found."""
+
+    id: str
+    name: str
+    score: float
+    caption: str
+    taken: str
+
+
+class SearchOut(BaseModel):
+    """What a search found, best first."""
+
+    photos: list[FoundOut]
+
+
+class IndexOut(BaseModel):
+    """Where indexing stands."""
+
+    photos: int
+    running: bool
+    done: int
+    total: int
+    errors: int
+
+
+class Indexing:
+    """Brings the library up to date in a thread of its own while the server runs.
+
+    Args:
+        library: The library.
+        folder: To index; None for none.
+    """
+
+    def __init__(self, library: Library | None, folder: Path | None):
+        self.library, self.folder = library, folder
+        self.running, self.done, self.total, self.errors = False, 0, 0, 0
+
+    async def run(self) -> None:
+        """Index the folder once."""
+        if self.library is None or self.folder is None:
+            return
+        self.running = True
+        try:
+            report = await asyncio.to_thread(self.library.index, self.folder, self._progress)
+            self.errors = len(report.errors)
+        finally:
+            self.running = False
+
+    def _progress(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
+
+
+def create_app(
+    pipeline: Pipeline,
+    library: Library | None = None,
+    index: Path | None = None,
+    token: str | None = None,
+    limits: Limits | None = None,
+) -> FastAPI:
+    """The server.
+
+    Args:
+        pipeline: The model.
+        library: Photos that can be searched; None for none.
+        index: Folder that is indexed into the library when the server starts.
+        token: That every request must bear; None for none.
+        limits: What a request may ask for.
+    """
+    limits = limits or Limits()
+    worker = Worker(pipeline, limits.line, limits.pixels)
+    indexing = Indexing(library, index)
+    registry = CollectorRegistry()
+    requests = Counter("mrnn_requests", "Requests answered", ["path", "status"], registry=registry)
+    seconds = Histogram("mrnn_request_seconds", "Seconds a request took", ["path"], registry=registry)
+    Gauge("mrnn_waiting", "Requests that wait for the model", registry=registry).set_function(lambda: worker.waiting)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        task = asyncio.create_task(indexing.run())
+        yield
+        task.cancel()
+        await asyncio.to_thread(worker.stop)
+
+    bearer = HTTPBearer(auto_error=False)
+
+    def authorised(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if token is not None and not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
+            raise HTTPException(401, "this server wants a token", {"WWW-Authenticate": "Bearer"})
+
+    app = FastAPI(title="m-RNN", version=mrnn.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    api = APIRouter(dependencies=[Depends(authorised)], responses=_ERRORS)
+
+    @app.middleware("http")
+    async def around(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        clock = time.perf_counter()
+        length = request.headers.get("content-length", "")
+        if request.method == "POST" and not length.isdecimal():
+            response: Response = JSONResponse({"detail": "a request must tell its length"}, 411)
+        elif length.isdecimal() and int(length) > limits.upload:
+            response = JSONResponse({"detail": f"more than {limits.upload:,} bytes"}, 413)
+        else:
+            response = await call_next(request)
+        route = request.scope.get("route")
+        path = getattr(route, "path", "other")
+        requests.labels(path, str(response.status_code)).inc()
+        seconds.labels(path).observe(time.perf_counter() - clock)
+        response.headers["Content-Security-Policy"] = POLICY
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    @app.exception_handler(ImageError)
+    async def bad_photo(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ImageError)
+        return JSONResponse({"detail": f"the photo {error.reason}"}, 422)
+
+    @app.exception_handler(ValueError)
+    async def bad_value(request: Request, error: Exception) -> Response:
+        return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(UnknownPhoto)
+    async def unknown(request: Request, error: Exception) -> Response:
+        return JSONResponse({"detail": "no such photo"}, 404)
+
+    @app.exception_handler(Busy)
+    async def busy(request: Request, error: Exception) -> Response:
+        return JSONResponse({"detail": "too many requests wait; try again soon"}, 429, {"Retry-After": "1"})
+
+    def sentence_of(text: str) -> str:
+        if len(text) > limits.characters:
+            raise ValueError(f"a sentence of more than {limits.characters} characters")
+        return text
+
+    def library_or_404() -> Library:
+        if library is None:
+            raise HTTPException(404, "this server has no photo library")
+        return library
+
+    @api.post("/v1/caption")
+    async def caption(
+        image: Annotated[UploadFile, File()],
+        n: Annotated[int, Form(ge=1, le=10)] = 3,
+        sample: Annotated[bool, Form()] = False,
+        temperature: Annotated[float, Form(ge=0.1, le=2)] = 1.0,
+        seed: Annotated[int, Form(ge=0, le=2**31 - 1)] = 0,
+    ) -> CaptionsOut:
+        """Write captions for a photo."""
+        options: dict[str, Any] = {"n": n, "beam": max(n, pipeline.generation.beam)}
+        if sample:
+            options = {"method": "sample", "n": n, "temperature": temperature, "seed": seed}
+        found: Captioned = await worker.caption(await image.read(), **options)
+        note = "" if found.familiar else GUESS
+        return CaptionsOut(captions=[_caption(c) for c in found.captions], familiar=found.familiar, note=note)
+
+    @api.post("/v1/rank")
+    async def rank(image: Annotated[UploadFile, File()], sentences: Annotated[list[str], Form()]) -> list[RankedOut]:
+        """Rank sentences for a photo."""
+        lines = [sentence_of(line) for text in sentences for line in text.splitlines() if line.strip()]
+        if not 1 <= len(lines) <= limits.sentences:
+            raise ValueError(f"give between 1 and {limits.sentences:,} sentences")
+        photo = await image.read()
+        matches = await worker.call(lambda: pipeline.rank([photo], lines, top=len(lines))[0])
+        return [RankedOut(sentence=lines[m.index], score=m.score) for m in matches]
+
+    @api.post("/v1/explain")
+    async def explain(image: Annotated[UploadFile, File()], sentence: Annotated[str, Form()] = "") -> ExplanationOut:
+        """Say what each word of a caption rests on: the given one, or the model's own."""
+        photo, given = await image.read(), sentence_of(sentence) or None
+        found = await worker.call(lambda: pipeline.explain(photo, given))
+        words = [
+            WordOut(
+                token=w.token,
+                log_probability=w.log_probability,
+                evidence=w.evidence,
+                branches=w.branches,
+                heat=None if w.heat is None else w.heat.tolist(),
+            )
+            for w in found.words
+        ]
+        note = "" if found.familiar else GUESS
+        fields = {"text": found.text, "percentile": found.percentile, "familiar": found.familiar, "note": note}
+        return ExplanationOut(words=words, **fields)
+
+    async def search(sentence: str | None, like: bytes | str | None, top: int, filters: Filters) -> SearchOut:
+        shelf = library_or_404()
+        if sentence is None and like is None:
+            raise ValueError("give a sentence or a photo to search for")
+
+        def run() -> list[Found]:
+            source = shelf.path_of(like) if isinstance(like, str) else like
+            return shelf.search(sentence, source, top, filters)
+
+        found = await worker.call(run)
+        return SearchOut(photos=[_found(f) for f in found])
+
+    @api.get("/v1/search")
+    async def search_get(
+        q: Annotated[str, Query(description="a sentence")] = "",
+        like: Annotated[str, Query(description="id of a photo of the library")] = "",
+        top: Annotated[int, Query(ge=1, le=500)] = 60,
+        after: date | None = None,
+        before: date | None = None,
+        caption: str = "",
+    ) -> SearchOut:
+        """Find photos of the library by a sentence, by one of its photos, or by both."""
+        filters = Filters(None, after, before, caption)
+        return await search(sentence_of(q) or None, _checked(like) if like else None, top, filters)
+
+    @api.post("/v1/search")
+    async def search_post(
+        image: Annotated[UploadFile, File()],
+        q: Annotated[str, Form()] = "",
+        top: Annotated[int, Form(ge=1, le=500)] = 60,
+    ) -> SearchOut:
+        """Find photos of the library that are like a photo, and fit a sentence if there is one."""
+        return await search(sentence_of(q) or None, await image.read(), top, Filters())
+
+    @api.get("/v1/thumbnail/{id}", response_class=Response)
+    async def thumbnail(id: str) -> Response:
+        """The thumbnail of a photo of the library."""
+        shelf = library_or_404()
+        content = await asyncio.to_thread(shelf.thumbnail_of, _checked(id))
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+
+    @api.get("/v1/photo/{id}", response_class=Response)
+    async def photo(id: str) -> Response:
+        """A photo of the library, as a JPEG of at most 1600 pixels a side, without its metadata."""
+        shelf = library_or_404()
+        content = await asyncio.to_thread(_shown, shelf.path_of(_checked(id)))
+        return Response(content, media_type="image/jpeg")
+
+    @api.get("/v1/index")
+    async def index_state() -> IndexOut:
+        """Where indexing stands."""
+        n = 0 if library is None else await asyncio.to_thread(library.__len__)
+        return IndexOut(
+            photos=n, running=indexing.running, done=indexing.done, total=indexing.total, errors=indexing.errors
+        )
+
+    @app.get("/v1/health")
+    async def health() -> dict[str, str]:
+        """Whether the server answers, and what it is."""
+        return {"status": "ok", "version": mrnn.__version__, "model": pipeline.fingerprint[:16]}
+
+    @api.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    app.include_router(api)
+    for name, kind in (("", "index.html"), ("app.js", "app.js"), ("style.css", "style.css"), ("icon.svg", "icon.svg")):
+        app.get(f"/{name}", include_in_schema=False)(_static(STATIC / kind))
+    return app
+
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "No token, or a wrong one"},
+    404: {"description": "No such photo, or no library"},
+    411: {"description": "The request does not tell its length"},
+    413: {"description": "The request is too large"},
+    422: {"description": "The photo or another value cannot be used"},
+    429: {"description": "Too many requests wait"},
+}
+
+
+def _static(path: Path) -> Callable[[], Awaitable[FileResponse]]:
+    async def serve() -> FileResponse:
+        return FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+    return serve
+
+
+def _checked(id: str) -> str:
+    """An id as the library gives them: nothing else reaches a query."""
+    if not re.fullmatch(r"[0-9a-f]{64}", id):
+        raise HTTPException(404, "no such photo")
+    return id
+
+
+def _caption(c: Caption) -> CaptionOut:
+    words = [*c.tokens, "<end>"]
+    tokens = [Token(token=w, log_probability=p) for w, p in zip(words, c.log_probabilities, strict=True)]
+    return CaptionOut(text=c.text, log_likelihood=c.log_likelihood, tokens=tokens)
+
+
+def _found(f: Found) -> FoundOut:
+    fields = asdict(f)
+    return FoundOut(name=f.path.name, **{key: fields[key] for key in ("id", "score", "caption", "taken")})
+
+
+def _shown(path: Path) -> bytes:
+    image = open_image(path, min_side=SHOWN_SIDE)
+    image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=88)
+    return out.getvalue()

@@ -1,0 +1,175 @@
+"""The API through a test client; the page is tested in a browser, in test_page.py."""
+
+import asyncio
+import io
+import threading
+from pathlib import Path
+
+import pytest
+from made import COLOURS, photo, pipeline
+from PIL import Image
+
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+pytest.importorskip("lancedb", reason="lancedb is not installed")
+
+from fastapi.testclient import TestClient
+
+from mrnn.cli import main
+from mrnn.library import Library
+from mrnn.web import Limits, create_app
+from mrnn.web.worker import Busy, Worker
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return pipeline(references=12)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for i, colour in enumerate(COLOURS):
+        photo(folder / f"{colour}.jpg", colour, i)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(pipe, photos, tmp_path_factory):
+    library = Library(tmp_path_factory.mktemp("web") / "library", pipe)
+    library.index(photos)
+    app = create_app(pipe, library, limits=Limits(upload=300_000, pixels=500_000, sentences=5, characters=60))
+    with TestClient(app) as client:
+        yield client
+
+
+def image(photos, name="red") -> dict:
+    return {"image": (photos / f"{name}.jpg").open("rb")}
+
+
+def test_captions_are_the_pipelines(client, pipe, photos):
+    answer = client.post("/v1/caption", files=image(photos), data={"n": 2}).json()
+    expected = pipe.caption(photos / "red.jpg", n=2, beam=5)[0]
+    assert [c["text"] for c in answer["captions"]] == [c.text for c in expected]
+    assert answer["captions"][0]["log_likelihood"] == pytest.approx(expected[0].log_likelihood, abs=1e-4)
+    assert answer["captions"][0]["tokens"][-1]["token"] == "<end>"
+    one = client.post("/v1/caption", files=image(photos), data={"sample": True, "seed": 3}).json()
+    assert one == client.post("/v1/caption", files=image(photos), data={"sample": True, "seed": 3}).json()
+
+
+def test_ranking_and_explaining(client, pipe, photos):
+    lines = ["a red square", "a large picture", "shows a"]
+    answer = client.post("/v1/rank", files=image(photos), data={"sentences": "\n".join(lines)}).json()
+    expected = pipe.rank([photos / "red.jpg"], lines)[0]
+    assert [a["sentence"] for a in answer] == [lines[m.index] for m in expected]
+    answer = client.post("/v1/explain", files=image(photos), data={"sentence": "a red square"}).json()
+    assert [w["token"] for w in answer["words"]] == ["a", "red", "square", "<end>"]
+    assert len(answer["words"][0]["heat"]) == 9
+
+
+def test_search_and_photos_by_id(client, photos):
+    found = client.get("/v1/search", params={"q": "a red square"}).json()["photos"]
+    assert {f["name"] for f in found} == {f"{colour}.jpg" for colour in COLOURS}
+    assert "path" not in found[0]
+    like = client.get("/v1/search", params={"like": found[0]["id"], "top": 1}).json()["photos"]
+    assert like[0]["id"] == found[0]["id"]
+    posted = client.post("/v1/search", files=image(photos, "blue"), data={"top": 1}).json()["photos"]
+    assert posted[0]["name"] == "blue.jpg"
+    small = client.get(f"/v1/thumbnail/{found[0]['id']}")
+    assert small.headers["content-type"] == "image/jpeg"
+    large = Image.open(io.BytesIO(client.get(f"/v1/photo/{found[0]['id']}").content))
+    assert large.size == (64, 48)
+    assert client.get("/v1/index").json()["photos"] == 4
+    assert client.get("/v1/search", params={"q": "a", "before": "1990-01-01"}).json() == {"photos": []}
+
+
+@pytest.mark.parametrize("id", ["..%2f..%2fetc%2fpasswd", "0" * 64, "' OR 1=1 --", "red.jpg"])
+def test_nothing_is_served_by_any_other_name(client, id):
+    assert client.get(f"/v1/thumbnail/{id}").status_code == 404
+    assert client.get(f"/v1/photo/{id}").status_code == 404
+
+
+def test_bad_requests_get_one_clear_line(client, photos):
+    def post(content: bytes, **data):
+        return client.post("/v1/caption", files={"image": content}, data=data)
+
+    assert post(b"no photo").status_code == 422
+    assert "not an image" in post(b"no photo").json()["detail"]
+    assert post(b"x" * 400_000).status_code == 413
+    big = io.BytesIO()
+    Image.new("1", (1000, 800)).save(big, "PNG")
+    assert post(big.getvalue()).status_code == 422
+    assert "more than the limit" in post(big.getvalue()).json()["detail"]
+    red = (photos / "red.jpg").read_bytes()
+    assert post(red, n=99).status_code == 422
+    rank = client.post("/v1/rank", files=image(photos), data={"sentences": "a\n" * 6})
+    assert (rank.status_code, rank.json()["detail"]) == (422, "give between 1 and 5 sentences")
+    assert client.post("/v1/rank", files=image(photos), data={"sentences": "a" * 61}).status_code == 422
+    assert client.post("/v1/rank", files=image(photos), data={"sentences": "..."}).status_code == 422
+    assert client.get("/v1/search").status_code == 422
+    chunks = client.post("/v1/caption", content=iter([b"no", b"length"]), headers={"content-type": "text/plain"})
+    assert chunks.status_code == 411
+
+
+def test_a_token_guards_everything_but_page_and_health(pipe):
+    with TestClient(create_app(pipe, token="secret")) as client:
+        assert client.get("/v1/index").status_code == 401
+        assert client.get("/metrics").status_code == 401
+        assert client.get("/v1/index", headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert client.get("/v1/index", headers={"Authorization": "Bearer secret"}).status_code == 200
+        assert client.get("/v1/health").json()["status"] == "ok"
+        assert client.get("/").status_code == 200
+        assert (
+            client.get("/v1/search", headers={"Authorization": "Bearer secret"}, params={"q": "a"}).status_code == 404
+        )
+
+
+def test_the_page_asks_no_other_host(client):
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for file in ("/", "/app.js", "/style.css", "/icon.svg"):
+        text = client.get(file).text.replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text
+        assert "https://" not in text
+        assert ".innerHTML" not in text
+    assert client.get("/metrics").text.count("mrnn_requests_total{") > 3
+
+
+def test_photos_that_wait_are_taken_together(pipe, photos, monkeypatch):
+    sizes, gate = [], threading.Event()
+    caption = type(pipe).caption_features
+
+    def counted(self, features, **options):
+        sizes.append(len(features))
+        return caption(self, features, **options)
+
+    monkeypatch.setattr(type(pipe), "caption_features", counted)
+    worker = Worker(pipe, 8, 10**6)
+    names = ["red", "blue", "green", "yellow"]
+
+    async def ask():
+        held = asyncio.create_task(worker.call(gate.wait))
+        await asyncio.sleep(0.1)  # the thread is held at the gate while the others queue up
+        waiting = [asyncio.create_task(worker.caption((photos / f"{n}.jpg").read_bytes(), n=1)) for n in names]
+        bad = asyncio.create_task(worker.caption(b"no photo", n=1))
+        other = asyncio.create_task(worker.caption((photos / "red.jpg").read_bytes(), n=2))
+        await asyncio.sleep(0)
+        while not worker._line.full():
+            asyncio.create_task(worker.call(lambda: None))  # noqa: RUF006
+            await asyncio.sleep(0)
+        with pytest.raises(Busy):
+            await worker.call(lambda: None)
+        gate.set()
+        results = await asyncio.gather(held, *waiting, bad, other, return_exceptions=True)
+        return results[1:5], results[5], results[6]
+
+    found, bad, other = asyncio.run(ask())
+    worker.stop()
+    assert sorted(sizes) == [1, 4]
+    assert [f.captions[0].text for f in found] == [pipe.caption(photos / f"{n}.jpg")[0][0].text for n in names]
+    assert "not an image" in str(bad)
+    assert len(other.captions) == 2
+
+
+def test_serving_to_others_wants_a_token(capsys):
+    assert main(["serve", "--host", "0.0.0.0"]) == 2
+    assert "give a token" in capsys.readouterr().err
