@@ -1,4 +1,4 @@
-"""The page in a real browser: drop, caption, explain, rank, search, click through; on desktop and phone; axe's checks."""
+"""The page in a real browser: drop, caption, explain, rank, search, click through; desktop, phone, axe checks."""
 
 import shutil
 import socket

@@ -77,7 +77,6 @@ async function explain(sentence) {
   const answer = await (await ask("/v1/explain", form({ image: photo, sentence }))).json();
   if (mine !== asked) return;
   const words = answer.words.slice(0, -1);
-  const limit = Math.max(...words.flatMap((w) => (w.heat ? w.heat.flat().map(Math.abs) : [0])), 1e-6);
   $("words").replaceChildren(
     ...words.map((word) => {
       const bits = word.evidence;
@@ -88,7 +87,7 @@ async function explain(sentence) {
       const show = () => {
         const parts = Object.entries(word.branches).map(([name, b]) => `${name} ${b.toFixed(1)}`);
         $("word-note").textContent = `${word.token}: ${told}. To its probability add, in bits: ${parts.join(", ")}.`;
-        paint(word.heat, limit);
+        paint(word.heat);
       };
       for (const event of ["mouseenter", "focus", "click"]) button.addEventListener(event, show);
       for (const event of ["mouseleave", "blur"]) button.addEventListener(event, () => paint(null));
@@ -99,12 +98,13 @@ async function explain(sentence) {
   $("why").hidden = false;
 }
 
-function paint(heat, limit) {
+function paint(heat) {
   const canvas = $("heat");
   canvas.classList.toggle("shown", Boolean(heat));
   if (!heat) return;
   canvas.width = heat[0].length;
   canvas.height = heat.length;
+  const limit = Math.max(...heat.flat().map(Math.abs), 1e-6);
   const pixels = new ImageData(canvas.width, canvas.height);
   heat.flat().forEach((value, i) => {
     const colour = value >= 0 ? [214, 69, 65] : [52, 110, 190];
