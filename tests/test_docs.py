@@ -1,4 +1,4 @@
-"""Every command and snippet of the README is run, in a folder with sample photos and a small table."""
+"""Every command and snippet of the documents is run, in a folder with sample photos and a small table."""
 
 import contextlib
 import json
@@ -14,16 +14,31 @@ from pathlib import Path
 import pytest
 from made import COLOURS, photo
 
-README = Path(__file__).parents[1] / "README.md"
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README.read_text(), re.S)
-SHELL = [
-    line.split("   #")[0].strip()
-    for language, block in BLOCKS
-    if language == "sh"
-    for line in block.splitlines()
-    if line.startswith("mrnn ") and not line.startswith("mrnn serve")
-]
-PYTHON = [block for language, block in BLOCKS if language == "python"]
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "README.ko.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Name of the page and text of every block of a language, each text once."""
+    found = {}
+    for page in PAGES:
+        for kind, block in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.S):
+            if kind == language:
+                found.setdefault(block, page.name)
+    return [(page, block) for block, page in found.items()]
+
+
+# `serve` does not end, and `reproduce` needs the real data: both have tests of their own.
+SHELL = list(
+    dict.fromkeys(
+        line.split("   #")[0].strip()
+        for _, block in blocks("sh")
+        for line in block.splitlines()
+        if line.startswith("mrnn ") and not line.startswith(("mrnn serve", "mrnn reproduce"))
+    )
+)
+PYTHON = blocks("python")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +60,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", SHELL)
-def test_a_command_of_the_readme_runs(folder, command):
+def test_a_command_runs(folder, command):
     binaries = Path(sys.executable).parent
     environment = {
         **os.environ,
@@ -60,25 +75,52 @@ def test_a_command_of_the_readme_runs(folder, command):
     assert result.stdout
 
 
-@pytest.mark.parametrize("snippet", PYTHON)
-def test_a_snippet_of_the_readme_runs(folder, snippet):
+@pytest.mark.parametrize(("page", "snippet"), PYTHON)
+def test_a_snippet_runs(folder, page, snippet):
     result = subprocess.run([sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout
 
 
 def test_the_readme_has_commands_and_its_links_lead_somewhere():
-    assert len(SHELL) >= 8 and PYTHON
-    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
-        assert target.startswith("http") or (README.parent / target).exists(), target
+    assert len(SHELL) >= 20 and PYTHON
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_every_equation_leads_to_a_line_of_code():
+    rows = re.findall(r"\| `(.+)` \| (\S+\.py) \|", (ROOT / "docs" / "how-it-works.md").read_text())
+    assert len(rows) >= 15
+    for code, file in rows:
+        lines = [line.strip() for line in (ROOT / "src" / "mrnn" / file).read_text().splitlines()]
+        assert code in lines, f"{file} has no line {code}"
+
+
+def test_the_site_builds_without_warnings(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "site" / "api" / "index.html").is_file()
+
+
+def test_the_korean_readme_has_the_same_commands():
+    assert _code(README) == _code(ROOT / "README.ko.md")
+
+
+def _code(page: Path) -> list[str]:
+    """Commands and snippets, without their comments."""
+    found = re.findall(r"```(?:sh|python)\n(.*?)```", page.read_text(), re.S)
+    return [re.split(r"  #", line)[0].strip() for block in found for line in block.splitlines()]
 
 
 def test_the_tables_are_those_that_the_command_made():
-    made = (README.parent / "docs" / "results" / "flickr8k" / "tables.md").read_text()
+    made = (ROOT / "docs" / "results" / "flickr8k" / "tables.md").read_text()
     shown = re.search(r"<!-- flickr8k -->\n(.*?)\n<!-- end of flickr8k -->", README.read_text(), re.S)
     assert shown is not None
     assert made.startswith(shown[1])
-    assert made.strip() in (README.parent / "docs" / "reproduction.md").read_text()
+    assert made.strip() in (ROOT / "docs" / "reproduction.md").read_text()
 
 
 def test_serve_serves(folder):
