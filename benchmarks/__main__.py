@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-NAMES = ("training", "captioning", "photos", "startup", "retrieval")
+NAMES = ("training", "captioning", "photos", "startup", "retrieval", "library", "serving")
 
 
 def main() -> int:

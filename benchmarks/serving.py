@@ -1,0 +1,93 @@
+"""The server under load: 64 clients at once for a minute. python -m benchmarks.serving [SECONDS]"""
+
+import asyncio
+import resource
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from mrnn.demo import sample_photos
+from mrnn.pipeline import load
+
+CLIENTS = 64
+
+
+def offline(photos: list[bytes], n: int = 256) -> float:
+    """Photos a second from bytes to captions, in batches, without a server."""
+    pipe = load()
+    some = [photos[i % len(photos)] for i in range(n)]
+    pipe.caption(some[:32], n=3, beam=5)
+    clock = time.perf_counter()
+    for start in range(0, n, 32):
+        pipe.caption(some[start : start + 32], n=3, beam=5)
+    return n / (time.perf_counter() - clock)
+
+
+async def load_test(address: str, photos: list[bytes], seconds: float) -> tuple[list[float], dict[int, int]]:
+    """Every client sends a photo, waits for the answer, and sends the next."""
+    latencies: list[float] = []
+    statuses: dict[int, int] = {}
+    end = time.perf_counter() + seconds
+
+    async def client(number: int) -> None:
+        async with httpx.AsyncClient(timeout=120) as session:
+            i = number
+            while time.perf_counter() < end:
+                clock = time.perf_counter()
+                answer = await session.post(f"{address}/v1/caption", files={"image": photos[i % len(photos)]})
+                statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
+                latencies.append(time.perf_counter() - clock)
+                i += 1
+
+    await asyncio.gather(*(client(i) for i in range(CLIENTS)))
+    return latencies, statuses
+
+
+def memory(pid: int) -> int:
+    """Resident MiB of a process."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() >> 20
+
+
+def main() -> None:
+    """Start a server, load it, and compare with captioning offline."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60
+    photos = [photo.read_bytes() for photo in sample_photos()]
+    alone = offline(photos)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mrnn", "serve", "--port", str(port), "--library", "/nonexistent"]
+    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            try:
+                httpx.get(f"{address}/v1/health")
+                break
+            except httpx.ConnectError:
+                time.sleep(0.2)
+        asyncio.run(load_test(address, photos, 5))
+        before = memory(server.pid)
+        clock = time.perf_counter()
+        latencies, statuses = asyncio.run(load_test(address, photos, seconds))
+        rate = statuses.get(200, 0) / (time.perf_counter() - clock)
+        after = memory(server.pid)
+    finally:
+        server.terminate()
+        server.wait()
+    p50, p99 = np.percentile(latencies, [50, 99])
+    share = 100 * rate / alone
+    print(
+        f"serving     {rate:.1f} photos/s to {CLIENTS} clients, {share:.0f} % of {alone:.1f} offline; answers {statuses}"
+    )
+    print(f"            p99 {p99:.2f} s, median {p50:.2f} s; memory {before} to {after} MiB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
