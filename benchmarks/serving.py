@@ -54,9 +54,8 @@ def memory(pid: int) -> int:
     return pages * resource.getpagesize() >> 20
 
 
-def main() -> None:
+def main(seconds: float = 60) -> None:
     """Start a server, load it, and compare with captioning offline."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60
     photos = [photo.read_bytes() for photo in sample_photos()]
     alone = offline(photos)
     with socket.socket() as free:
@@ -82,12 +81,10 @@ def main() -> None:
         server.terminate()
         server.wait()
     p50, p99 = np.percentile(latencies, [50, 99])
-    share = 100 * rate / alone
-    print(
-        f"serving     {rate:.1f} photos/s to {CLIENTS} clients, {share:.0f} % of {alone:.1f} offline; answers {statuses}"
-    )
+    share = f"{100 * rate / alone:.0f} % of {alone:.1f} offline"
+    print(f"serving     {rate:.1f} photos/s to {CLIENTS} clients, {share}; answers {statuses}")
     print(f"            p99 {p99:.2f} s, median {p50:.2f} s; memory {before} to {after} MiB", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(float, sys.argv[1:]))
