@@ -189,6 +189,8 @@ class Reproduction:
             on_end: Called with a step that is measured.
         """
         for step in self.to_do:
+            if self.done(step):  # by another process on the same folder
+                continue
             on_begin(step)
             self._run(step, on_step)
             self.report()
