@@ -26,8 +26,9 @@ def mrnn() -> Recipe:
 
     mrnn train flickr8k --data DIR/flickr8k --out runs/flickr8k
 
-    Six minutes on two cores from cached features. Dev perplexity 15.54; test perplexity 14.98, BLEU-4 .203, CIDEr .533,
-    R@1 28.2 image to sentence and 21.9 sentence to image.
+    Six minutes on two cores from cached features. Three seeds: dev perplexity 15.57; test perplexity 14.95, BLEU-4 .209,
+    CIDEr .543, R@1 26.1 image to sentence and 21.7 sentence to image. The bundled model, chosen on dev: 15.54; 14.98,
+    .203, .533, 28.2, 21.9.
     """
     return Recipe(mirror=True, model=MRNN, training=TRAINING, generation=SEARCH)
 
@@ -56,19 +57,22 @@ def mrnn_paper2() -> Recipe:
 
 
 def rnn() -> Recipe:
-    """RNN-Base: m-RNN without its image."""
+    """RNN-Base: m-RNN without its image. Dev perplexity 19.94; test perplexity 19.30, BLEU-4 .087."""
     model = RNNConfig(dropout_word=0.25, dropout_multimodal=0.5)
     return Recipe(model=model, training=TRAINING, generation=PLAIN_SEARCH)
 
 
 def lbl() -> Recipe:
-    """LBL: the log-bilinear model, without an image."""
+    """LBL: the log-bilinear model, without an image. Dev perplexity 24.78; test perplexity 24.04, BLEU-4 .082."""
     model = LBLConfig(dropout_word=0.25, dropout_multimodal=0.5)
     return Recipe(model=model, training=LOG_BILINEAR, generation=PLAIN_SEARCH)
 
 
 def mlbl_b() -> Recipe:
-    """MLBL-B: the log-bilinear model biased by the image."""
+    """MLBL-B: the log-bilinear model biased by the image.
+
+    Three seeds: dev perplexity 19.91; test perplexity 19.17, BLEU-4 .203, CIDEr .506, R@1 27.9 and 21.5.
+    """
     model = MLBLBConfig(dropout_word=0.25, dropout_image=0.4, dropout_multimodal=0.5)
     return Recipe(mirror=True, model=model, training=LOG_BILINEAR, generation=SEARCH)
 
@@ -80,17 +84,20 @@ def mlbl_f() -> Recipe:
 
 
 def gt2() -> Recipe:
-    """Back-off bigrams with Good-Turing discounting."""
+    """Back-off bigrams with Good-Turing discounting. Dev perplexity 37.37; test perplexity 36.37, BLEU-4 .027."""
     return Recipe(model=NGramConfig(order=2, smoothing="good-turing"), generation=PLAIN_SEARCH)
 
 
 def gt3() -> Recipe:
-    """Back-off trigrams with Good-Turing discounting."""
+    """Back-off trigrams with Good-Turing discounting. Dev perplexity 30.57; test perplexity 29.46, BLEU-4 .084."""
     return Recipe(model=NGramConfig(order=3, smoothing="good-turing"), generation=PLAIN_SEARCH)
 
 
 def kn3() -> Recipe:
-    """Trigrams with interpolated modified Kneser-Ney smoothing, stronger than the paper's n-grams."""
+    """Trigrams with interpolated modified Kneser-Ney smoothing, stronger than the paper's n-grams.
+
+    Dev perplexity 28.05; test perplexity 27.13, BLEU-4 .084.
+    """
     return Recipe(model=NGramConfig(order=3, smoothing="kneser-ney"), generation=PLAIN_SEARCH)
 
 
