@@ -26,9 +26,9 @@ def mrnn() -> Recipe:
 
     mrnn train flickr8k --data DIR/flickr8k --out runs/flickr8k
 
-    Six minutes on two cores from cached features. Three seeds: dev perplexity 15.57; test perplexity 14.95, BLEU-4 .209,
-    CIDEr .543, R@1 26.1 image to sentence and 21.7 sentence to image. The bundled model, chosen on dev: 15.54; 14.98,
-    .203, .533, 28.2, 21.9.
+    Six minutes on two cores from cached features. Three seeds: dev perplexity 15.57; test perplexity 14.95, BLEU-4
+    .209, CIDEr .543, R@1 26.1 image to sentence and 21.7 sentence to image. The bundled model, chosen on dev: 15.54;
+    14.98, .203, .533, 28.2, 21.9.
     """
     return Recipe(mirror=True, model=MRNN, training=TRAINING, generation=SEARCH)
 
