@@ -51,8 +51,8 @@ def default_library() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "mrnn" / "library"
 
 
-class UnknownPhoto(KeyError):
-    """No photo of the library has this id."""
+class UnknownPhoto(ValueError):
+    """No photo of the library has this path or id."""
 
 
 @dataclass(frozen=True)
@@ -413,12 +413,9 @@ class Library:
         """The JPEG thumbnail of a photo.
 
         Raises:
-            ValueError: It is not in the library.
+            UnknownPhoto: It is not in the library.
         """
-        rows = self._rows(["thumbnail"], f"path = {_quote(str(path))} AND error = ''").to_pylist()
-        if not rows:
-            raise ValueError(f"{path}: not in the library")
-        return rows[0]["thumbnail"]
+        return self._one("thumbnail", "path", str(path))
 
     def thumbnail_of(self, id: str) -> bytes:
         """The JPEG thumbnail of the photo whose content has a hash.
@@ -426,10 +423,7 @@ class Library:
         Raises:
             UnknownPhoto: There is none.
         """
-        rows = self._rows(["thumbnail"], f"hash = {_quote(id)} AND error = ''").to_pylist()
-        if not rows:
-            raise UnknownPhoto(id)
-        return rows[0]["thumbnail"]
+        return self._one("thumbnail", "hash", id)
 
     def path_of(self, id: str) -> Path:
         """The file of the photo whose content has a hash.
@@ -437,10 +431,13 @@ class Library:
         Raises:
             UnknownPhoto: There is none.
         """
-        rows = self._rows(["path"], f"hash = {_quote(id)} AND error = ''").to_pylist()
+        return Path(self._one("path", "hash", id))
+
+    def _one(self, column: str, key: str, value: str) -> Any:
+        rows = self._rows([column], f"{key} = {_quote(value)} AND error = ''").to_pylist()
         if not rows:
-            raise UnknownPhoto(id)
-        return Path(rows[0]["path"])
+            raise UnknownPhoto(f"{value}: not in the library")
+        return rows[0][column]
 
     def draw_sheet(self, found: Sequence[Found], title: str, picture: Path, columns: int = 5) -> None:
         """Draw the thumbnails of photos found, with score and caption.

@@ -29,6 +29,7 @@ from mrnn.recipes import RECIPES, Recipe, encode_split, train_recipe
 from mrnn.reproduce.plan import Step, steps
 from mrnn.reproduce.plots import plot_curves_of, plot_retrieval, plot_worth
 from mrnn.reproduce.tables import markdown
+from mrnn.retrieval import Score
 from mrnn.text import tokenise
 
 # What decides the figures; faces and the making of tables do not.
@@ -253,10 +254,13 @@ class Reproduction:
             retriever = pipeline.retriever(test.features, [c for _, c in pairs])
             figures |= evaluate_retrieval(retriever, owner, SHORTLIST)[0]
             if step.row.consensus and step.seed == step.row.seeds[0]:
-                record["scores"] = {
-                    score: _recalls(evaluate_retrieval(retriever, owner, SHORTLIST, score)[0])
-                    for score in ("raw", "per-token", "normalised")
+                others: tuple[Score, ...] = ("raw", "per-token")
+                measured: dict[str, dict[str, float]] = {
+                    score: evaluate_retrieval(retriever, owner, SHORTLIST, score)[0] for score in others
                 }
+                # The default ranks sentences by this score, and a sentence's photos in the same order as this score.
+                measured["normalised"] = figures
+                record["scores"] = {score: _recalls(found) for score, found in measured.items()}
         return {"figures": figures, "likelihood": likelihood, **record}
 
     def results(self) -> dict[str, dict[str, Any]]:

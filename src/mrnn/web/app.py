@@ -336,7 +336,7 @@ def create_app(
     async def photo(id: str) -> Response:
         """A photo of the library, as a JPEG of at most 1600 pixels a side, without its metadata."""
         shelf = library_or_404()
-        content = await asyncio.to_thread(_shown, shelf.path_of(_checked(id)))
+        content = await asyncio.to_thread(_shown, shelf, _checked(id))
         return Response(content, media_type="image/jpeg")
 
     @api.get("/v1/index")
@@ -398,8 +398,8 @@ def _found(f: Found) -> FoundOut:
     return FoundOut(name=f.path.name, **{key: fields[key] for key in ("id", "score", "caption", "taken")})
 
 
-def _shown(path: Path) -> bytes:
-    image = open_image(path, min_side=SHOWN_SIDE)
+def _shown(shelf: Library, id: str) -> bytes:
+    image = open_image(shelf.path_of(id), min_side=SHOWN_SIDE)
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     out = io.BytesIO()
     image.save(out, "JPEG", quality=88)
