@@ -18,7 +18,7 @@ from mrnn import recipes
 from mrnn.likelihood import IGNORED
 from mrnn.models import MRNN, MRNNConfig
 from mrnn.text import SIGNS, Vocabulary
-from mrnn.training import CaptionData, TrainingConfig, train
+from mrnn.training import CaptionData, ObjectiveConfig, TrainingConfig, train
 from mrnn.training.curves import plot_curves
 from mrnn.training.loop import learning_rate
 from mrnn.training.objective import bits, squared_norm
@@ -46,7 +46,7 @@ def test_the_cost_is_the_papers_formula():
     model = make("mrnn")
     data = made_data(5)
     (batch,) = data.batches(VOCABULARY, 5, 0, 0)
-    cost, tokens = bits(model, batch, data.features[batch.images])
+    cost, tokens = bits(model, batch, model.encode_image(data.features[batch.images]))
     expected = 0.0
     for row in range(5):
         logits = model(batch.inputs[row : row + 1], data.features[batch.images[row]][None])[0].double()
@@ -89,7 +89,7 @@ def test_every_sentence_draws_one_of_the_views_it_may_see():
     "config",
     [
         CONFIG,
-        replace(CONFIG, optimizer="sgd", learning_rate=0.1, l2=1e-5),
+        replace(CONFIG, optimizer="sgd", learning_rate=0.1, objective=ObjectiveConfig(l2=1e-5)),
         replace(CONFIG, weight_decay=0.1, schedule="constant"),
         replace(CONFIG, precision="bfloat16"),
     ],
@@ -205,11 +205,27 @@ def test_the_schedule_rises_to_its_peak_and_falls_to_nothing():
 
 
 @pytest.mark.parametrize(
-    "options", [{"epochs": 0}, {"l2": -1}, {"warmup": 2}, {"optimizer": "sgd", "weight_decay": 0.1}]
+    "options", [{"epochs": 0}, {"average": 1.0}, {"warmup": 2}, {"optimizer": "sgd", "weight_decay": 0.1}]
 )
 def test_contradicting_options_are_refused(options):
     with pytest.raises(ValueError, match="training"):
         TrainingConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"l2": -1.0},
+        {"label_smoothing": 1.0},
+        {"likelihood": 0.0},
+        {"samples": 1},
+        {"negatives": 0},
+        {"softmax": "sampled", "label_smoothing": 0.1},
+    ],
+)
+def test_objectives_without_sense_are_refused(options):
+    with pytest.raises(ValueError, match=r"training\.objective"):
+        ObjectiveConfig(**options)
 
 
 def test_the_log_goes_to_tensorboard_if_it_is_installed(tmp_path, monkeypatch):

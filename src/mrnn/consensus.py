@@ -17,11 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mrnn.cider import ORDERS, NGrams, ngrams
 from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.models import LanguageModel
 from mrnn.text import Vocabulary
-
-ORDERS = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Consensus:
         image = image.cpu()
         self.centre = image.mean(0)
         self._directions = torch.nn.functional.normalize(image - self.centre, dim=1)
-        said = [[_ngrams(caption) for caption in several] for several in captions]
+        said = [[ngrams(caption) for caption in several] for several in captions]
         frequency = Counter(gram for several in said for gram in {gram for grams in several for gram in grams})
         self._rarest = math.log(len(captions))
         self._column = {gram: i for i, gram in enumerate(frequency)}
@@ -109,13 +108,13 @@ class Consensus:
         ordered = []
         for several, neighbours in zip(captions, near, strict=True):
             rows = np.concatenate([np.arange(self._first[i], self._first[i + 1]) for i in neighbours])
-            hypotheses = self._vectors([_ngrams(caption.tokens) for caption in several])
+            hypotheses = self._vectors([ngrams(caption.tokens) for caption in several])
             similarity = np.sort((hypotheses @ self._said[rows].T).toarray(), 1)[:, -self.config.matches :]
             score = similarity.mean(1) + self.config.likelihood * np.array([caption.score for caption in several])
             ordered.append([several[i] for i in np.argsort(-score, kind="stable")])
         return ordered
 
-    def _vectors(self, sentences: Sequence[Counter[tuple[str, ...]]]):
+    def _vectors(self, sentences: Sequence[NGrams]):
         """Sparse rows whose dot product is the mean over n of the cosines."""
         try:
             from scipy.sparse import csr_array
@@ -135,7 +134,3 @@ class Consensus:
             data += [w / math.sqrt(len(ORDERS) * squares[n]) if squares[n] else 0.0 for n, w in weights]
             ends.append(len(columns))
         return csr_array((np.array(data, np.float32), columns, ends), shape=(len(sentences), len(self._idf)))
-
-
-def _ngrams(tokens: Sequence[str]) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(tokens[i : i + n]) for n in ORDERS for i in range(len(tokens) - n + 1))

@@ -6,7 +6,7 @@ over the full vocabulary, so that they agree with the likelihood that ranks give
 Shapes: N images, K beams or samples an image, V vocabulary, M multimodal width, T tokens so far.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -239,24 +239,64 @@ def _draw(
     generator: torch.Generator,
 ) -> list[list[tuple[list[int], float | None]]]:
     """`n` greedy or sampled sentences of every image."""
+
+    def choose(log_p: Tensor) -> Tensor:
+        return log_p.argmax(-1) if config.method == "greedy" else _sample(log_p, config, generator)
+
+    found = _word_by_word(model, vocabulary, image, config.n, choose, config.min_length, config.max_length)
+    return [[(ids, None) for ids in several] for several in found]
+
+
+@torch.inference_mode()
+def draw(
+    model: LanguageModel, vocabulary: Vocabulary, image: Float[Tensor, "N M"], n: int, max_length: int = 25
+) -> list[list[list[int]]]:
+    """Ids of `n` sentences an image, drawn from the model's own distribution but for the signs never generated.
+
+    The draws come from PyTorch's global generator, so that a training run which goes on draws the same.
+
+    Args:
+        model: In evaluation mode.
+        vocabulary: The model's.
+        image: What `model.encode_image` gave.
+        n: Sentences an image.
+        max_length: Most words.
+    """
+
+    def choose(log_p: Tensor) -> Tensor:
+        # The word of the shortest waiting time, exponential at the rate of its probability: no cumulative sums.
+        return (log_p - torch.empty_like(log_p).exponential_().log()).argmax(-1)
+
+    return _word_by_word(model, vocabulary, image, n, choose, 0, max_length)
+
+
+def _word_by_word(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    image: Float[Tensor, "N M"],
+    n: int,
+    choose: Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]],
+    min_length: int,
+    max_length: int,
+) -> list[list[list[int]]]:
+    """`n` sentences of every image, each next word chosen from its log-probabilities."""
     end = vocabulary.end
-    image = image.repeat_interleave(config.n, 0)
+    image = image.repeat_interleave(n, 0)
     words = torch.full((len(image),), vocabulary.start, device=image.device)
     going = torch.ones(len(image), dtype=torch.bool, device=image.device)
     drawn, state = [], None
-    for length in range(config.max_length):
+    for length in range(max_length):
         log_p, state = _next_word(model, vocabulary, words, state, image)
-        if length < config.min_length:
+        if length < min_length:
             log_p[:, end] = _NEVER
-        words = log_p.argmax(-1) if config.method == "greedy" else _sample(log_p, config, generator)
-        words = torch.where(going, words, end)
+        words = torch.where(going, choose(log_p), end)
         drawn.append(words)
         going &= words != end
         if not going.any():
             break
     ended = torch.stack([*drawn, torch.full_like(words, end)], 1).tolist()
-    sentences = [(sentence[: sentence.index(end)], None) for sentence in ended]
-    return [sentences[i : i + config.n] for i in range(0, len(sentences), config.n)]
+    sentences = [sentence[: sentence.index(end)] for sentence in ended]
+    return [sentences[i : i + n] for i in range(0, len(sentences), n)]
 
 
 def _sample(log_p: Float[Tensor, "B V"], config: GenerationConfig, generator: torch.Generator) -> Int[Tensor, " B"]:

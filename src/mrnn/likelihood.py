@@ -48,20 +48,32 @@ class Batch:
             targets[row, n] = vocabulary.end
         return cls(inputs, targets, torch.tensor(images, dtype=torch.long))
 
+    def split(self, size: int) -> Iterator["Batch"]:
+        """The batch in parts of at most `size` sentences."""
+        for parts in zip(self.inputs.split(size), self.targets.split(size), self.images.split(size), strict=True):
+            yield Batch(*parts)
+
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
         return Batch(self.inputs.to(device), self.targets.to(device), self.images.to(device))
 
 
-def real_token_logits(
+def real_tokens(
     model: LanguageModel, batch: Batch, image: Float[Tensor, "B M"]
-) -> tuple[Float[Tensor, "R V"], Int[Tensor, " R"]]:
-    """Logits and targets of the real tokens alone, in the batch's order: no softmax is spent on padding."""
+) -> tuple[Float[Tensor, "R M"], Float[Tensor, "R M"], Int[Tensor, " R"]]:
+    """Text side, image and target of the real tokens alone, in the batch's order."""
     text, _ = model.encode_text(batch.inputs)
     real = (batch.targets != IGNORED).flatten().nonzero()[:, 0]
     sentence = real // batch.targets.shape[1]
-    logits = model.logits(text.flatten(0, 1).index_select(0, real), image.index_select(0, sentence))
-    return logits, batch.targets.flatten()[real]
+    return text.flatten(0, 1).index_select(0, real), image.index_select(0, sentence), batch.targets.flatten()[real]
+
+
+def real_token_logits(
+    model: LanguageModel, batch: Batch, image: Float[Tensor, "B M"]
+) -> tuple[Float[Tensor, "R V"], Int[Tensor, " R"]]:
+    """Logits and targets of the real tokens alone: no softmax is spent on padding."""
+    text, image, targets = real_tokens(model, batch, image)
+    return model.logits(text, image), targets
 
 
 def by_length(sentences: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:

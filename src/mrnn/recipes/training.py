@@ -12,11 +12,13 @@ from mrnn.encoders import FeatureCache, load_encoder
 from mrnn.images import ImageError
 from mrnn.likelihood import pair_log_likelihood, perplexity
 from mrnn.models import MODELS, NeuralLanguageModel, NGram, model_name
-from mrnn.pipeline import Pipeline, code_version
+from mrnn.pipeline import Pipeline, code_version, load
 from mrnn.recipes.recipe import Recipe
 from mrnn.text import Vocabulary, tokenise
 from mrnn.training import CaptionData, Progress, train
 from mrnn.training.curves import plot_curves
+from mrnn.training.loop import log_frequencies
+from mrnn.training.warm_start import warm_start
 
 SIDED = {"left", "right", "leftmost", "rightmost"}
 
@@ -127,7 +129,15 @@ def train_recipe(
     trained = {key: value for key, value in asdict(recipe).items() if key != "generation"}
     run = {"recipe": trained, "encoder": encoder.fingerprint, "data": corpus.fingerprint}
     on_step = with_tensorboard(out, on_step)
-    progress = train(model, vocabulary, data, dev, recipe.training, out, run, on_step)
+    if recipe.start:
+        start = load(recipe.start)
+        if not isinstance(start.model, NeuralLanguageModel):
+            raise ValueError(f"{recipe.start}: a model that counts words has no weights to start from")
+        model.fit_features(data.features.to(device))
+        model.set_output_bias(log_frequencies(data, vocabulary).to(device))
+        warm_start(model, vocabulary, start.model, start.vocabulary)
+        run["start"] = start.fingerprint
+    progress = train(model, vocabulary, data, dev, recipe.training, out, run, on_step, fresh=not recipe.start)
     plot_curves(out / "log.jsonl", out / "curves.png")
     provenance = {"training": _provenance(name, recipe, corpus, command, progress), "code": code_version()}
     references = _references(model, train_split.features, recipe) if model.uses_image else None

@@ -21,14 +21,16 @@ class Progress:
         run: Fingerprint of recipe and data; a checkpoint of another run is refused.
         epoch: Epochs completed.
         step: Optimiser steps completed.
-        best_perplexity: Lowest dev perplexity so far.
-        best_epoch: The epoch that gave it, counted from 1.
+        best: The best dev figure so far, higher is better: CIDEr, or minus the perplexity.
+        best_perplexity: Dev perplexity of the epoch that gave it.
+        best_epoch: That epoch, counted from 1.
         finished: Whether the run has ended.
     """
 
     run: str
     epoch: int = 0
     step: int = 0
+    best: float = float("-inf")
     best_perplexity: float = float("inf")
     best_epoch: int = 0
     finished: bool = False

@@ -9,21 +9,25 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mrnn.cider import CIDEr
 from mrnn.files import write_atomically
+from mrnn.generation import GenerationConfig, generate
 from mrnn.likelihood import pair_log_likelihood, perplexity
 from mrnn.models import LanguageModel, NeuralLanguageModel
 from mrnn.precision import Precision, autocast
 from mrnn.text import Vocabulary
 from mrnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from mrnn.training.data import CaptionData
-from mrnn.training.objective import bits, squared_norm
+from mrnn.training.objective import Cost, Objective, ObjectiveConfig
+from mrnn.training.self_critical import references
 
 LOG_EVERY = 25
 
@@ -40,9 +44,12 @@ class TrainingConfig:
         schedule: `one-cycle` rises linearly over `warmup` and falls as a cosine to 0; `constant` stays.
         warmup: Share of all steps in which the rate rises.
         weight_decay: Decoupled, AdamW's.
-        l2: Lambda of the paper's cost.
         clip: Largest norm of the gradient.
-        patience: Epochs without a better dev perplexity after which training stops.
+        accumulate: Parts a step's batch is cut into, one after the other, to hold less at a time.
+        average: Share that the running average of the weights keeps a step, such as .999; dev is measured, and the
+            best weights are taken, of the average. 0 for none.
+        choose: What is best on dev: the lowest perplexity, or the highest CIDEr of captions by beam search.
+        patience: Epochs without a better dev figure after which training stops.
         seed: Of initial weights, order and dropout.
         precision: `auto` computes in bfloat16 where the processor or GPU is fast at it.
     """
@@ -54,23 +61,27 @@ class TrainingConfig:
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
     warmup: float = 0.1
     weight_decay: float = 0.0
-    l2: float = 0.0
     clip: float = 5.0
+    accumulate: int = 1
+    average: float = 0.0
+    choose: Literal["perplexity", "cider"] = "perplexity"
     patience: int = 3
     seed: int = 0
     precision: Precision = "auto"
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def __post_init__(self):
-        for name in ("epochs", "batch", "learning_rate", "clip", "patience"):
+        for name in ("epochs", "batch", "learning_rate", "clip", "patience", "accumulate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"training.{name} is {getattr(self, name)}, but must be above 0")
-        for name in ("weight_decay", "l2"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"training.{name} is {getattr(self, name)}, but must be 0 or more")
+        if self.weight_decay < 0:
+            raise ValueError(f"training.weight_decay is {self.weight_decay}, but must be 0 or more")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"training.warmup is {self.warmup}, but is a share between 0 and 1")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"training.average is {self.average}, but must be 0 or more and below 1")
         if self.optimizer == "sgd" and self.weight_decay:
-            raise ValueError("training.weight_decay is AdamW's; with SGD use training.l2, the paper's lambda")
+            raise ValueError("training.weight_decay is AdamW's; with SGD use training.objective.l2, the paper's lambda")
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
@@ -100,18 +111,20 @@ def train(
     out: Path,
     run: dict[str, Any] | None = None,
     on_step: Callable[[dict[str, Any]], None] = lambda record: None,
+    fresh: bool = True,
 ) -> Progress:
     """Train a model, or go on with a run that was stopped, and leave it with its best weights.
 
     Args:
-        model: With fresh weights (drawn after `torch.manual_seed(config.seed)`).
+        model: With fresh weights (drawn after `torch.manual_seed(config.seed)`), or those of a warm start.
         vocabulary: The model's.
         data: Training sentences and features.
-        dev: Development sentences and features; their perplexity chooses the weights.
+        dev: Development sentences and features, which choose the weights.
         config: How to train.
         out: Folder for `checkpoint.safetensors` and `log.jsonl`.
         run: What else tells this run from others (recipe, data, encoder).
         on_step: Called with every record of the log.
+        fresh: Whether the features' mean and deviation and the output bias are to be taken from the data.
 
     Raises:
         ValueError: The loss is not finite, or `out` holds another run.
@@ -119,75 +132,104 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     device = next(model.parameters()).device
     torch.manual_seed(config.seed)
-    model.fit_features(data.features.to(device))
-    model.set_output_bias(log_frequencies(data, vocabulary).to(device))
-    optimizer = _optimizer(model, config)
+    if fresh:
+        model.fit_features(data.features.to(device))
+        model.set_output_bias(log_frequencies(data, vocabulary).to(device))
+    objective = Objective(config.objective, vocabulary, data).to(device)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average)) if config.average else None
+    measured: NeuralLanguageModel = model if average is None else average.module  # ty: ignore[invalid-assignment]
+    trained = torch.nn.ModuleDict({"model": model, "objective": objective})
+    if average is not None:
+        trained["average"] = average
+    optimizer = _optimizer([*model.parameters(), *objective.parameters()], config)
     identity = {"training": asdict(config), "model": model.describe(), "run": run, "tokens": data.tokens}
     progress = Progress(hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest())
     best: dict[str, Tensor] = {}
     checkpoint = out / "checkpoint.safetensors"
     if checkpoint.exists():
-        progress, best = load_checkpoint(checkpoint, progress.run, model, optimizer)
+        progress, best = load_checkpoint(checkpoint, progress.run, trained, optimizer)
     log = _Log(out / "log.jsonl", progress.step, on_step)
     steps_per_epoch = math.ceil(len(data.sentences) / config.batch)
     steps = config.epochs * steps_per_epoch
     features = data.features.to(device)
+    dev_cider = _DevCIDEr(dev, vocabulary, device) if config.choose == "cider" else None
     while not progress.finished:
         model.train()
-        total, tokens, clock = 0.0, 0, time.perf_counter()
+        meter = _Meter()
         for batch in data.batches(vocabulary, config.batch, config.seed, progress.epoch):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, progress.step, steps)
-            batch = batch.to(device)
             optimizer.zero_grad(set_to_none=True)
-            with autocast(config.precision, device):
-                step_bits, step_tokens = bits(model, batch, features[batch.images])
-            cost = step_bits / step_tokens
-            if config.l2:
-                cost = cost + config.l2 * squared_norm(model)
-            cost.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            for part in batch.to(device).split(math.ceil(len(batch.images) / config.accumulate)):
+                with autocast(config.precision, device):
+                    cost = objective(model, part, features[part.images])
+                # Each part weighs as much of the step's mean as it has of its sentences.
+                (cost.total * (len(part.images) / len(batch.images))).backward()
+                meter.add(cost)
+            torch.nn.utils.clip_grad_norm_(trained.parameters(), config.clip)
             optimizer.step()
+            if average is not None:
+                average.update_parameters(model)
             progress.step += 1
-            total, tokens = total + step_bits.detach(), tokens + step_tokens
             if progress.step % LOG_EVERY == 0 or progress.step % steps_per_epoch == 0:
-                mean = float(total) / tokens
-                if not math.isfinite(mean):
+                means = meter.means()
+                if not all(map(math.isfinite, means.values())):
                     raise ValueError(
                         f"the loss is not finite at step {progress.step} (epoch {progress.epoch + 1}): lower "
                         "--training.learning-rate or --training.clip; the last good checkpoint is kept"
                     )
-                seconds = time.perf_counter() - clock
                 log.write(
                     epoch=progress.epoch + 1,
                     step=progress.step,
                     steps=steps,
-                    bits=round(mean, 4),
                     learning_rate=learning_rate(config, progress.step - 1, steps),
-                    tokens_per_second=round(tokens / seconds),
+                    **means,
                 )
-                total, tokens, clock = 0.0, 0, time.perf_counter()
+                meter = _Meter()
         progress.epoch += 1
         model.eval()
-        score = _perplexity(model, vocabulary, dev, device)
-        log.write(epoch=progress.epoch, step=progress.step, steps=steps, dev_perplexity=round(score, 4))
-        if score < progress.best_perplexity:
-            progress.best_perplexity, progress.best_epoch = score, progress.epoch
-            best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        measured.eval()
+        score = _perplexity(measured, vocabulary, dev, device)
+        figures = {"dev_perplexity": round(score, 4)}
+        if dev_cider is not None:
+            figures["dev_cider"] = round(dev_cider(measured), 4)
+        log.write(epoch=progress.epoch, step=progress.step, steps=steps, **figures)
+        worth = -score if dev_cider is None else figures["dev_cider"]
+        if worth > progress.best:
+            progress.best, progress.best_perplexity, progress.best_epoch = worth, score, progress.epoch
+            best = {name: tensor.detach().clone() for name, tensor in measured.state_dict().items()}
         waited = progress.epoch - progress.best_epoch
         progress.finished = progress.epoch == config.epochs or waited >= config.patience
-        save_checkpoint(checkpoint, progress, model, optimizer, best)
+        save_checkpoint(checkpoint, progress, trained, optimizer, best)
     model.load_state_dict(best)
     model.eval()
     return progress
 
 
-def _optimizer(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+class _Meter:
+    """Sums of what a few steps cost, and their speed."""
+
+    def __init__(self):
+        self.clock, self.costs = time.perf_counter(), list[Cost]()
+
+    def add(self, cost: Cost) -> None:
+        self.costs.append(cost)
+
+    def means(self) -> dict[str, float]:
+        """Bits a token, the other terms a step, and tokens a second."""
+        tokens = sum(cost.tokens for cost in self.costs)
+        means = {"bits": round(sum(float(cost.bits) for cost in self.costs) / tokens, 4)}
+        for name in self.costs[0].terms:
+            means[name] = round(sum(float(cost.terms[name]) for cost in self.costs) / len(self.costs), 4)
+        return {**means, "tokens_per_second": round(tokens / (time.perf_counter() - self.clock))}
+
+
+def _optimizer(parameters: list[torch.nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), config.learning_rate, momentum=0.9)
+        return torch.optim.SGD(parameters, config.learning_rate, momentum=0.9)
     # Biases are not decayed: they hold the words' frequencies.
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    biases = [p for p in model.parameters() if p.ndim <= 1]
+    matrices = [p for p in parameters if p.ndim > 1]
+    biases = [p for p in parameters if p.ndim <= 1]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": biases, "weight_decay": 0.0},
@@ -199,6 +241,22 @@ def _perplexity(model: LanguageModel, vocabulary: Vocabulary, data: CaptionData,
     features = data.features.to(device)
     score = pair_log_likelihood(model, vocabulary, data.sentences, data.images, features)
     return perplexity(score.double().sum().item(), data.tokens)
+
+
+class _DevCIDEr:
+    """CIDEr of the captions that beam search gives the dev images, in the model's own words."""
+
+    def __init__(self, data: CaptionData, vocabulary: Vocabulary, device: torch.device):
+        several, place = references(data, vocabulary)
+        self.cider, self.vocabulary = CIDEr(several), vocabulary
+        self.rows, self.features = list(place.values()), data.features[list(place)].to(device)
+
+    @torch.inference_mode()
+    def __call__(self, model: LanguageModel) -> float:
+        image = torch.cat([model.encode_image(part) for part in self.features.split(512)])
+        captions = generate(model, self.vocabulary, image, GenerationConfig())
+        ids = [[*self.vocabulary.encode(several[0].tokens), self.vocabulary.end] for several in captions]
+        return sum(self.cider(row, one) for row, one in zip(self.rows, ids, strict=True)) / len(ids)
 
 
 class _Log:

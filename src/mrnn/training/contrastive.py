@@ -1,0 +1,48 @@
+"""A contrastive term on first-order vectors, so that retrieval is trained and not only implied.
+
+To first order a sentence's score for an image is q . (b - b0) (see `retrieval/first_order.py`). Within a batch each
+sentence should score its own image above the others', and each image its own sentence above the others:
+
+    C = cross-entropy of softmax_j(s_ij) + cross-entropy of softmax_i(s_ij),   s_ij = e^tau q_i . (b_j - b0)
+
+b0 is the batch's mean image, and tau is learned. Sentences of one image are not told apart.
+
+Shapes: B batch, M multimodal width.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mrnn.likelihood import Batch, real_token_logits
+from mrnn.models import LanguageModel
+
+
+class Contrastive(nn.Module):
+    """The term above, with its temperature."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, model: LanguageModel, batch: Batch, image: Float[Tensor, "B M"]) -> Float[Tensor, ""]:
+        """Mean of the two cross-entropies, in nats.
+
+        Args:
+            model: In training mode.
+            batch: B sentences.
+            image: What `model.encode_image` gave of each sentence's image.
+        """
+        centre = image.mean(0)
+        # A leaf, as the gradient is taken there; where it lies moves slowly enough to be held still.
+        at = centre.detach().expand(len(image), -1).contiguous().requires_grad_()
+        logits, targets = real_token_logits(model, batch, at)
+        score = -nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+        (q,) = torch.autograd.grad(score, at, create_graph=True)
+        scores = self.log_scale.exp() * (q.float() @ (image - centre).float().t())
+        same = batch.images[:, None] == batch.images
+        same.fill_diagonal_(False)
+        scores = scores.masked_fill(same, -torch.inf)
+        own = torch.arange(len(scores), device=scores.device)
+        both = nn.functional.cross_entropy(scores, own) + nn.functional.cross_entropy(scores.t(), own)
+        return both / 2

@@ -1,0 +1,90 @@
+"""Self-critical sequence training (Rennie et al. 2017, arXiv 1612.00563): raise the CIDEr of the model's own captions.
+
+    gradient = - sum_k (r_k - mean of the other samples' r) d log P(w_k | I),   w_k drawn from P(. | I)
+
+r is a caption's CIDEr against its image's references. Each sample is measured against the others of its image rather
+than against greedy search (Luo 2020, arXiv 2003.09971).
+
+Shapes: B batch, N images of the batch, K samples an image.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mrnn.cider import CIDEr
+from mrnn.generation import draw
+from mrnn.likelihood import IGNORED, Batch, real_token_logits
+from mrnn.models import LanguageModel
+from mrnn.text import Vocabulary
+from mrnn.training.data import CaptionData
+
+
+class SelfCritical(nn.Module):
+    """The term above.
+
+    Args:
+        vocabulary: The model's.
+        data: Whose captions are the references.
+        samples: K.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, data: CaptionData, samples: int):
+        super().__init__()
+        self.vocabulary, self.views, self.samples = vocabulary, data.views, samples
+        self.end = vocabulary.end
+        several, self.row = references(data, vocabulary)
+        self.cider = CIDEr(several)
+
+    def forward(
+        self, model: LanguageModel, batch: Batch, features: Float[Tensor, "B ..."]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The cost whose gradient is the one above, a token, and the mean reward.
+
+        Args:
+            model: In training mode; samples are drawn in evaluation mode.
+            batch: Of it only which images there are.
+            features: Of each sentence's image.
+        """
+        rows, first = _distinct(batch.images.tolist())
+        features = features[first]
+        model.eval()
+        with torch.no_grad():
+            drawn = draw(model, self.vocabulary, model.encode_image(features), self.samples)
+        model.train()
+        # The end sign is a word of its own here, or captions would learn to stop in mid-sentence.
+        rewards = torch.tensor(
+            [
+                [self.cider(self.row[row // self.views], [*s, self.end]) for s in several]
+                for row, several in zip(rows, drawn, strict=True)
+            ]
+        )
+        others = (rewards.sum(1, keepdim=True) - rewards) / (self.samples - 1)
+        advantage = (rewards - others).flatten().to(features.device)
+        sentences = [s for several in drawn for s in several]
+        owner = [i for i in range(len(rows)) for _ in range(self.samples)]
+        sampled = Batch.of(sentences, owner, self.vocabulary).to(features.device)
+        logits, targets = real_token_logits(model, sampled, model.encode_image(features)[sampled.images])
+        nats = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        of = (sampled.targets != IGNORED).nonzero()[:, 0]
+        return (nats * advantage[of]).mean(), rewards.mean()
+
+
+def references(data: CaptionData, vocabulary: Vocabulary) -> tuple[list[list[list[int]]], dict[int, int]]:
+    """The sentences of every image, each with its end sign, and for each image its place among them."""
+    place: dict[int, int] = {}
+    several: list[list[list[int]]] = []
+    for sentence, image in zip(data.sentences, data.images, strict=True):
+        if image not in place:
+            place[image] = len(several)
+            several.append([])
+        several[place[image]].append([*sentence, vocabulary.end])
+    return several, place
+
+
+def _distinct(rows: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Each row once, and where it first stands."""
+    first = {row: i for i, row in reversed(list(enumerate(rows)))}
+    return list(first), list(first.values())

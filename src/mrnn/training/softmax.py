@@ -1,0 +1,71 @@
+"""The cost of the softmax layer, which is most of a step's work: all at once, in chunks, or over some of the words.
+
+Shapes: R real tokens, H hidden units, V vocabulary, K words drawn.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Softmax = Literal["full", "chunked", "sampled"]
+
+
+def cross_entropy(
+    hidden: Float[Tensor, "R H"],
+    weight: Float[Tensor, "V H"],
+    bias: Float[Tensor, " V"],
+    targets: Int[Tensor, " R"],
+    softmax: Softmax = "full",
+    label_smoothing: float = 0.0,
+    negatives: int = 4096,
+) -> Float[Tensor, ""]:
+    """Nats of the targets under softmax(weight . hidden + bias), summed.
+
+    Args:
+        hidden: Units under the softmax layer.
+        weight: Of the softmax layer.
+        bias: Of the softmax layer.
+        targets: The words that came.
+        softmax: `full`, `chunked` (the same value and gradient) or `sampled` (an estimate).
+        label_smoothing: Share of each target's probability that is spread over the vocabulary.
+        negatives: K of the sampled softmax.
+
+    Raises:
+        ValueError: A chunked softmax needs a later PyTorch.
+    """
+    if softmax == "sampled" and negatives < len(weight):
+        return _sampled(hidden, weight, bias, targets, negatives)
+    if softmax == "chunked":
+        if not hasattr(nn.functional, "linear_cross_entropy"):
+            raise ValueError(
+                f"training.objective.softmax chunked needs PyTorch 2.13 or later, and this is {torch.__version__}"
+            )
+        return nn.functional.linear_cross_entropy(
+            hidden,
+            weight.to(hidden.dtype),
+            targets,
+            linear_bias=bias.to(hidden.dtype),
+            reduction="sum",
+            label_smoothing=label_smoothing,
+            options=nn.LinearCrossEntropyOptions(),
+        ).float()
+    logits = nn.functional.linear(hidden, weight, bias)
+    return nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
+
+
+def _sampled(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, negatives: int) -> Tensor:
+    """Sampled softmax (Jean et al. 2015, arXiv 1412.2007): the normaliser from K words drawn for the whole step.
+
+    Words are drawn by a flattened frequency, which the biases hold, and each drawn word stands for as many
+    as its chance is small: its logit less log (K times its probability).
+    """
+    chance = (0.75 * bias.detach().float()).softmax(0)
+    drawn = torch.multinomial(chance, negatives, replacement=True)
+    expected = (negatives * chance[drawn]).log()
+    others = nn.functional.linear(hidden, weight[drawn], bias[drawn]).float() - expected
+    # A drawn word that is the target counts once, as the target.
+    others = others.masked_fill(drawn == targets[:, None], -torch.inf)
+    own = (hidden * weight[targets]).sum(-1).float() + bias[targets]
+    return (torch.cat([own[:, None], others], 1).logsumexp(1) - own).sum()
