@@ -7,15 +7,55 @@ import io
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 150_000_000
-ImageSource = str | os.PathLike | bytes | Image.Image
+
+
+@dataclass(frozen=True)
+class StoredPhoto:
+    """A photo within a larger file, such as a shard: where its bytes lie, not the bytes.
+
+    It may stand wherever a photo's `Path` stands.
+
+    Args:
+        file: The larger file.
+        member: What the photo is called in there; no other photo of the file is called the same.
+        size: In bytes; None if only reading tells.
+    """
+
+    file: Path
+    member: str
+    size: int | None
+
+    @property
+    def name(self) -> str:
+        """The member's name without folders."""
+        return PurePosixPath(self.member).name
+
+    def read_bytes(self) -> bytes:
+        """The photo's own bytes.
+
+        Raises:
+            OSError: They cannot be read.
+        """
+        raise NotImplementedError
+
+    def resolve(self) -> Self:
+        """The same with the larger file's path made absolute."""
+        return replace(self, file=self.file.resolve())
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.member}"
+
+
+PhotoFile = Path | StoredPhoto
+ImageSource = str | os.PathLike | StoredPhoto | bytes | Image.Image
 
 
 class ImageError(ValueError):
@@ -41,7 +81,7 @@ def open_image(source: ImageSource, min_side: int | None = None, max_pixels: int
     animation the first frame is taken. HEIC and AVIF open where Pillow, or pillow-heif if installed, can.
 
     Args:
-        source: A path, the bytes of a file, or a PIL image.
+        source: A path, a photo within a larger file, the bytes of a file, or a PIL image.
         min_side: If given, a JPEG may be reduced while it is decoded, which is much faster, as long as
             both its sides stay at this length or more.
         max_pixels: Photos with more pixels are refused before they are decoded (decompression bombs).
@@ -85,11 +125,14 @@ def _name(source: ImageSource) -> str:
         return f"<{len(source)} bytes>"
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or "<image>")
-    return os.fspath(source)
+    return str(source) if isinstance(source, StoredPhoto) else os.fspath(source)
 
 
-def _open(name: str, source: str | os.PathLike | bytes) -> Image.Image:
-    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+def _open(name: str, source: str | os.PathLike | StoredPhoto | bytes) -> Image.Image:
+    if isinstance(source, bytes):
+        content = source
+    else:
+        content = (source if isinstance(source, StoredPhoto) else Path(source)).read_bytes()
     if not content:
         raise ImageError(name, "is empty")
     if content[4:8] == b"ftyp":

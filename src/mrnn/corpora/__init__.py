@@ -3,31 +3,37 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mrnn.corpora import coco, flickr, iaprtc12, karpathy, table
+from mrnn.corpora import coco, flickr, huggingface, iaprtc12, karpathy, table, webdataset
 from mrnn.corpora.base import SPLITS, Corpus, Photo, Report, combine
 
 __all__ = ["SPLITS", "Corpus", "Photo", "Report", "combine", "read_corpora", "read_corpus"]
 
 # The first reader that recognises a folder reads it.
-READERS = (karpathy, coco, iaprtc12, flickr, table)
+READERS = (karpathy, coco, iaprtc12, flickr, table, webdataset, huggingface)
+# A table file, a shard or a pattern of shards, and `huggingface:OWNER/NAME` are no folders.
+OTHER_READERS = (table, webdataset, huggingface)
 
 
-def read_corpus(folder: Path | str) -> Corpus:
-    """Read the data set in a folder (or a table file), whichever layout it has.
+def read_corpus(place: Path | str) -> Corpus:
+    """Read the data set in a folder, whichever layout it has.
+
+    Args:
+        place: The folder; or a table, a shard, a pattern of shards such as `train-{0000..0146}.tar`, or
+            `huggingface:OWNER/NAME`.
 
     Raises:
         ValueError: It is no data set, or a damaged one.
     """
-    folder = Path(folder)
-    if not folder.exists():
-        raise ValueError(f"{folder}: no such folder")
-    for reader in READERS if folder.is_dir() else (table,):
-        if reader.recognises(folder):
-            return reader.read(folder)
+    place = Path(place)
+    for reader in READERS if place.is_dir() else OTHER_READERS:
+        if reader.recognises(place):
+            return reader.read(place)
+    if not place.exists():
+        raise ValueError(f"{place}: no such folder")
     raise ValueError(
-        f"{folder}: no data set is recognised there (Flickr token files or captions.txt, dataset_*.json, "
-        "captions_*.json, IAPR TC-12 annotations, or a CSV, TSV, JSONL or Parquet table with an image and a "
-        "caption column)"
+        f"{place}: no data set is recognised there (Flickr token files or captions.txt, dataset_*.json, "
+        "captions_*.json, IAPR TC-12 annotations, a CSV, TSV, JSONL or Parquet table with an image and a "
+        "caption column, WebDataset shards, or a Hugging Face data set)"
     )
 
 

@@ -1,5 +1,6 @@
 """What every reader of captions and photos produces: a `Corpus` with one split a photo, and a `Report`."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -8,6 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from mrnn.images import PhotoFile, StoredPhoto
 
 SPLITS = ("train", "dev", "test")
 _SPLIT_NAMES = {
@@ -44,17 +47,34 @@ class Photo:
 
     Args:
         id: Its name within the data set.
-        path: The file.
+        path: The file, or where in a larger file it lies.
         captions: One sentence or more, as written.
         split: `train`, `dev`, `test`, or empty if it is in none.
         key: The same for the same photo in another data set.
     """
 
     id: str
-    path: Path
+    path: PhotoFile
     captions: tuple[str, ...]
     split: str
     key: str
+
+
+@dataclass(frozen=True)
+class PackedPhoto(StoredPhoto):
+    """A photo whose bytes lie as they are, in one piece, within a larger file.
+
+    Args:
+        offset: Of its first byte.
+    """
+
+    size: int
+    offset: int
+
+    def read_bytes(self) -> bytes:
+        with self.file.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
 
 
 @dataclass
@@ -123,6 +143,17 @@ def normal_split(name: str) -> str:
     return _SPLIT_NAMES.get(name.strip().lower(), "")
 
 
+def split_in(name: str) -> str:
+    """The split that a word of a name says, as in `train-0000`; empty if none does."""
+    return next(filter(None, map(normal_split, re.split(r"[^A-Za-z]+", name))), "")
+
+
+def split_of_file(path: Path, folder: Path) -> str:
+    """The split that a file's name says, or else one of its folders' below `folder`; empty if none does."""
+    names = (path.stem, *reversed(path.relative_to(folder).parts[:-1]))
+    return next(filter(None, map(split_in, names)), "")
+
+
 def seeded_split(photo_id: str, seed: int = 0) -> str:
     """A split drawn by the photo's id, 80 / 10 / 10, that does not change when photos are added."""
     draw = _draw(photo_id, str(seed))
@@ -133,14 +164,14 @@ def _draw(photo_id: str, seed: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}:{photo_id}".encode()).digest()[:8]) / 2**64
 
 
-def photo_key(path: Path) -> str:
+def photo_key(path: PhotoFile) -> str:
     """The identity of a photo across data sets: COCO's and Flickr's numbers where the name has one."""
     name = path.name
     if match := re.fullmatch(r"(?:COCO_\w+_)?(\d{12})\.jpg", name):
         return f"coco:{int(match[1])}"
     if match := re.fullmatch(r"([1-9]\d{4,10})(?:_[0-9a-f]{10})?\.jpg", name):
         return f"flickr:{match[1]}"
-    return os.fspath(path.resolve())
+    return str(path.resolve())
 
 
 class CorpusBuilder:
@@ -157,7 +188,29 @@ class CorpusBuilder:
         self.report = Report()
         self._captions: dict[str, list[str]] = defaultdict(list)
         self._splits: dict[str, str] = {}
+        self._stored: dict[str, StoredPhoto] = {}
         self._keys: set[str] = set()
+
+    def photo(self, photo: StoredPhoto, name: str = "") -> str:
+        """Say where a photo lies that is no file of its own.
+
+        Files that number their photos each on its own give one name to different photos. The same photo under the
+        same name is one photo, so that it never falls into two splits.
+
+        Args:
+            photo: Within a file of the data set's folder.
+            name: What the data set calls it, if anything.
+
+        Returns:
+            Its id: the name, or if it has none or another photo has it, file and member.
+        """
+        if name:
+            first = self._stored.setdefault(name, photo)
+            if first is photo or _same_content(first, photo):
+                return name
+        photo_id = f"{photo.file.relative_to(self.folder).as_posix()}/{photo.member}"
+        self._stored[photo_id] = photo
+        return photo_id
 
     def caption(self, photo_id: str, caption: str, key: str | None = None, where: str = "") -> None:
         """Add a caption; an empty one, or one with a key that was there before, is counted and left out."""
@@ -216,13 +269,15 @@ class CorpusBuilder:
             photos = [replace(p, split="dev") if p.id in held_out else p for p in photos]
         return Corpus(self.name, tuple(photos), self.report)
 
-    def _files(self) -> dict[str, Path | None]:
+    def _files(self) -> dict[str, PhotoFile | None]:
         """Every photo's file; a further name of a file (`./a.jpg`) leaves what it has to the first (`a.jpg`)."""
-        files: dict[str, Path | None] = {}
+        files: dict[str, PhotoFile | None] = {}
         names: dict[str, str] = {}
         for photo_id in dict.fromkeys([*self._captions, *self._splits]):
             path = self._find(photo_id)
-            name = photo_id if path is None else names.setdefault(os.path.normpath(path.absolute()), photo_id)
+            name = photo_id
+            if isinstance(path, Path):
+                name = names.setdefault(os.path.normpath(path.absolute()), photo_id)
             if name == photo_id:
                 files[photo_id] = path
                 continue
@@ -231,7 +286,9 @@ class CorpusBuilder:
                 self.split(name, self._splits.pop(photo_id))
         return files
 
-    def _find(self, photo_id: str) -> Path | None:
+    def _find(self, photo_id: str) -> PhotoFile | None:
+        if photo_id in self._stored:
+            return self._stored[photo_id]
         return next((path for folder in self.images if (path := folder / photo_id).is_file()), None)
 
     def _uncaptioned(self) -> Iterator[Path]:
@@ -241,6 +298,14 @@ class CorpusBuilder:
                 for path in sorted(folder.iterdir()):
                     if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in known:
                         yield path
+
+
+def _same_content(one: StoredPhoto, other: StoredPhoto) -> bool:
+    if one.size != other.size:
+        return False
+    with contextlib.suppress(OSError):
+        return one.read_bytes() == other.read_bytes()
+    return False
 
 
 def image_folders(folder: Path) -> list[Path]:

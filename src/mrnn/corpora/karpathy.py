@@ -5,9 +5,12 @@ from pathlib import Path
 from mrnn.corpora.base import Corpus, CorpusBuilder, image_folders, normal_split
 from mrnn.files import read_json
 
+# Files of Hugging Face's layouts.
+_OTHERS = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json")
+
 
 def _file(folder: Path) -> Path | None:
-    return next(iter(sorted(folder.glob("dataset*.json"))), None)
+    return next((file for file in sorted(folder.glob("dataset*.json")) if file.name not in _OTHERS), None)
 
 
 def recognises(folder: Path) -> bool:

@@ -4,10 +4,12 @@ A column `split` is used if there is one; otherwise the photos are split by thei
 may be a list of captions (JSONL, Parquet), and a photo may have several rows.
 """
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,30 @@ def read(folder: Path) -> Corpus:
     return builder.build()
 
 
+def caption_columns(names: Iterable[str]) -> list[str]:
+    """The columns of the first usual name that is there, also if they are numbered: `caption_0`, `caption_1`."""
+    names = list(names)
+    for usual in CAPTION_COLUMNS:
+        if found := [name for name in names if re.fullmatch(rf"{usual}(_?\d+)?", name.strip().lower())]:
+            return found
+    return []
+
+
+def image_column(schema) -> str | None:
+    """The first column of an Arrow schema that holds photos themselves, as structs {bytes, path}."""
+    from pyarrow import types
+
+    structs = [column for column in schema if types.is_struct(column.type)]
+    return next((s.name for s in structs if {"bytes", "path"} <= {field.name for field in s.type}), None)
+
+
+def captions_in(row: dict[str, Any]) -> list[str]:
+    """All captions of a row, whose caption columns hold one or a list each; none if any is not text."""
+    values = [row[name] for name in caption_columns(row) if row[name] is not None]
+    captions = [caption for value in values for caption in (value if isinstance(value, list) else [value])]
+    return captions if all(isinstance(caption, str) for caption in captions) else []
+
+
 def read_pairs(path: Path) -> tuple[list[tuple[str, Path, str]], list[str]]:
     """Photo-caption pairs of a table, for scoring.
 
@@ -91,7 +117,9 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
         ValueError: The file as a whole cannot be read.
     """
     if path.suffix == ".parquet":
-        for number, row in enumerate(_parquet(path).to_pylist()):
+        with reading_arrow(path) as pyarrow:
+            rows = pyarrow.parquet.read_table(path).to_pylist()
+        for number, row in enumerate(rows):
             yield f"{path.name} row {number}", row
     elif path.suffix == ".jsonl":
         for number, line in enumerate(read_text(path).split("\n"), 1):
@@ -122,7 +150,10 @@ def _columns(path: Path) -> tuple[str, str, str | None] | None:
 
 def _column_names(path: Path) -> list[str]:
     if path.suffix == ".parquet":
-        return _parquet(path).column_names
+        with reading_arrow(path) as pyarrow:
+            schema = pyarrow.parquet.read_schema(path)
+        # A file that holds the photos themselves is no table of files: `huggingface` reads it.
+        return [] if image_column(schema) else schema.names
     with path.open("rb") as file:
         first = file.readline(_LIMIT).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").strip("\r\n")
     if path.suffix == ".jsonl":
@@ -134,13 +165,19 @@ def _column_names(path: Path) -> list[str]:
     return next(csv.reader([first], delimiter="\t" if path.suffix == ".tsv" else ","), [])
 
 
-def _parquet(path: Path):
+@contextlib.contextmanager
+def reading_arrow(path: Path) -> Generator[Any]:
+    """Give pyarrow, and turn its errors into one that names the file.
+
+    Raises:
+        ValueError: The file is damaged, or pyarrow is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ValueError(f"{path}: Parquet needs pyarrow: pip install 'mrnn[parquet]'") from None
+        raise ValueError(f"{path}: Parquet and Arrow need pyarrow: pip install 'mrnn[parquet]'") from None
     try:
-        return pyarrow.parquet.read_table(path)
+        yield pyarrow
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: damaged Parquet file ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{path}: damaged Parquet or Arrow file ({str(error).splitlines()[0]})") from None

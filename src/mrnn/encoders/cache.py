@@ -19,7 +19,7 @@ import numpy as np
 
 from mrnn.encoders.base import Encoder
 from mrnn.files import each, sha256, write_json
-from mrnn.images import ImageError
+from mrnn.images import ImageError, PhotoFile, StoredPhoto
 
 _LINE = 65  # 64 hexadecimal digits and a line end
 
@@ -50,7 +50,7 @@ class FeatureCache:
 
     def features(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[PhotoFile],
         progress: Callable[[int, int], None] = lambda done, total: None,
         threads: int = 2,
     ) -> tuple[np.ndarray, list[int], list[ImageError]]:
@@ -70,7 +70,7 @@ class FeatureCache:
         """
         keys: list[str | ImageError] = list(each(list(paths), _content_hash, threads))
         known = self._known()
-        missing: dict[str, Path] = {
+        missing: dict[str, PhotoFile] = {
             key: path for key, path in zip(keys, paths, strict=True) if isinstance(key, str) and key not in known
         }
         reasons: dict[str, str] = {}
@@ -92,7 +92,7 @@ class FeatureCache:
                 errors.append(ImageError(str(path), reasons.get(key, "changed while it was read")))
         return self._rows(len(known))[rows], usable, errors
 
-    def _encode(self, missing: dict[str, Path], progress, total: int, threads: int) -> list[ImageError]:
+    def _encode(self, missing: dict[str, PhotoFile], progress, total: int, threads: int) -> list[ImageError]:
         names, paths = list(missing), list(missing.values())
         errors: list[ImageError] = []
         with self._writing() as (rows, lines):
@@ -153,9 +153,9 @@ class FeatureCache:
         return np.memmap(self._rows_file, np.float16, "r", shape=(size, self.encoder.width))
 
 
-def _content_hash(path: Path) -> str | ImageError:
+def _content_hash(path: PhotoFile) -> str | ImageError:
     try:
-        return sha256(Path(path))
+        return sha256(path.read_bytes() if isinstance(path, StoredPhoto) else Path(path))
     except FileNotFoundError:
         return ImageError(str(path), "no such file")
     except OSError as error:

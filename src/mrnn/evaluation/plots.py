@@ -11,7 +11,7 @@ import numpy as np
 
 from mrnn.evaluation.ranking import ranks
 from mrnn.files import atomic_path
-from mrnn.images import open_image
+from mrnn.images import ImageSource, open_image
 
 
 def plot_recall(scores: dict[str, np.ndarray], owner: Sequence[int], picture: Path) -> None:
@@ -40,7 +40,7 @@ def plot_recall(scores: dict[str, np.ndarray], owner: Sequence[int], picture: Pa
 
 
 def plot_gallery(
-    photos: Sequence[Path],
+    photos: Sequence[ImageSource],
     sentences: Sequence[str],
     scores: np.ndarray,
     owner: Sequence[int],
