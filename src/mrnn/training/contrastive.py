@@ -7,15 +7,15 @@ sentence should score its own image above the others', and each image its own se
 
 b0 is the batch's mean image, and tau is learned. Sentences of one image are not told apart.
 
-Shapes: B batch, M multimodal width.
+Shapes: B batch, R real tokens, V vocabulary, M multimodal width.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mrnn.likelihood import Batch, real_token_logits
-from mrnn.models import LanguageModel
+from mrnn.likelihood import Batch, real_tokens
+from mrnn.models import NeuralLanguageModel
 
 
 class Contrastive(nn.Module):
@@ -25,7 +25,7 @@ class Contrastive(nn.Module):
         super().__init__()
         self.log_scale = nn.Parameter(torch.zeros(()))
 
-    def forward(self, model: LanguageModel, batch: Batch, image: Float[Tensor, "B M"]) -> Float[Tensor, ""]:
+    def forward(self, model: NeuralLanguageModel, batch: Batch, image: Float[Tensor, "B M"]) -> Float[Tensor, ""]:
         """Mean of the two cross-entropies, in nats.
 
         Args:
@@ -36,9 +36,13 @@ class Contrastive(nn.Module):
         centre = image.mean(0)
         # A leaf, as the gradient is taken there; where it lies moves slowly enough to be held still.
         at = centre.detach().expand(len(image), -1).contiguous().requires_grad_()
-        logits, targets = real_token_logits(model, batch, at)
-        score = -nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
-        (q,) = torch.autograd.grad(score, at, create_graph=True)
+        text, images, targets = real_tokens(model, batch, at)
+        weight, bias = model.softmax_layer()
+        hidden = model.fuse(text, images)
+        p = nn.functional.linear(hidden, weight, bias).float().softmax(-1)
+        # The gradient of the log-likelihood in the hidden units, written out: half the passes over (R, V).
+        raise_hidden = weight[targets] - nn.functional.linear(p, weight.t())
+        (q,) = torch.autograd.grad(hidden, at, raise_hidden.to(hidden), create_graph=True)
         scores = self.log_scale.exp() * (q.float() @ (image - centre).float().t())
         same = batch.images[:, None] == batch.images
         same.fill_diagonal_(False)
