@@ -48,7 +48,7 @@ class Encoder(nn.Module):
     def __init__(self, name: str, network: nn.Module, preprocessing: Preprocessing, width: int, structure: str = ""):
         super().__init__()
         self.name, self.preprocessing, self.width = name, preprocessing, width
-        self.fingerprint = _fingerprint(network, preprocessing, structure)
+        self.fingerprint = fingerprint(network, json.dumps(asdict(preprocessing), sort_keys=True) + structure)
         self.network: nn.Module = _fold_batch_norms(network.eval())
         self.network.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
         self.eval().requires_grad_(False)
@@ -120,9 +120,9 @@ def pool_features(encoder: Encoder, sources: Sequence[ImageSource]) -> tuple[Ten
     return torch.cat(parts), positions, errors
 
 
-def _fingerprint(network: nn.Module, preprocessing: Preprocessing, structure: str) -> str:
-    """SHA-256 over weights, preprocessing and structure: two encoders that agree in it give the same features."""
-    digest = hashlib.sha256((json.dumps(asdict(preprocessing), sort_keys=True) + structure).encode())
+def fingerprint(network: nn.Module, described: str) -> str:
+    """SHA-256 over weights and what is described besides (input, structure): who agree in it give the same output."""
+    digest = hashlib.sha256(described.encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
