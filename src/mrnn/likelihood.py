@@ -2,7 +2,8 @@
 
 Log-likelihoods are natural logarithms, summed over the tokens, the end sign included.
 
-Shapes: B batch, T time, N images, S sentences, V vocabulary, M multimodal width, D feature width, R real tokens.
+Shapes: B batch, T time, N images, S sentences, V vocabulary, M multimodal width, F width of an image
+vector, R real tokens.
 """
 
 import math
@@ -59,8 +60,8 @@ class Batch:
 
 
 def real_tokens(
-    model: LanguageModel, batch: Batch, image: Float[Tensor, "B M"]
-) -> tuple[Float[Tensor, "R M"], Float[Tensor, "R M"], Int[Tensor, " R"]]:
+    model: LanguageModel, batch: Batch, image: Float[Tensor, "B F"]
+) -> tuple[Float[Tensor, "R M"], Float[Tensor, "R F"], Int[Tensor, " R"]]:
     """Text side, image and target of the real tokens alone, in the batch's order."""
     text, _ = model.encode_text(batch.inputs)
     real = (batch.targets != IGNORED).flatten().nonzero()[:, 0]
@@ -69,7 +70,7 @@ def real_tokens(
 
 
 def real_token_logits(
-    model: LanguageModel, batch: Batch, image: Float[Tensor, "B M"]
+    model: LanguageModel, batch: Batch, image: Float[Tensor, "B F"]
 ) -> tuple[Float[Tensor, "R V"], Int[Tensor, " R"]]:
     """Logits and targets of the real tokens alone: no softmax is spent on padding."""
     text, image, targets = real_tokens(model, batch, image)
@@ -88,7 +89,7 @@ def token_log_probabilities(
     model: LanguageModel,
     vocabulary: Vocabulary,
     sentences: Sequence[Sequence[int]],
-    image: Float[Tensor, "S M"],
+    image: Float[Tensor, "S F"],
     batch: int = 128,
 ) -> list[list[float]]:
     """Log P(word | words before it, image) of every word, then of the end sign.
@@ -97,7 +98,7 @@ def token_log_probabilities(
         model: In evaluation mode.
         vocabulary: The model's.
         sentences: S sentences of ids without signs.
-        image: (S, M), for each sentence what `model.encode_image` gave of its image.
+        image: (S, F), for each sentence what `model.encode_image` gave of its image.
         batch: Sentences a step.
 
     Returns:

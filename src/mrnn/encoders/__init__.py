@@ -13,6 +13,8 @@ ENCODERS = (
     "vgg16",
     "vgg19",
     "huggingface:MODEL",
+    "grid:PARTS:ENCODER",
+    "boxes:PROPOSER:ENCODER",
 )
 
 
@@ -21,7 +23,8 @@ def load_encoder(spec: str) -> Encoder:
 
     Args:
         spec: A name of `ENCODERS`. `alexnet` and `vgg*` take a checkpoint file after a colon
-            (`alexnet:FILE`; the published one is fetched without), `huggingface` a hub name or folder.
+            (`alexnet:FILE`; the published one is fetched without), `huggingface` a hub name or folder. Of `grid` and
+            `boxes` see `regions.py`.
 
     Raises:
         ValueError: No such encoder, or its weights cannot be had; the message says what to do.
@@ -47,4 +50,21 @@ def load_encoder(spec: str) -> Encoder:
 
         tower, width, preprocessing, structure = huggingface.load(source)
         return Encoder(spec, tower, preprocessing, width, structure)
+    if name == "grid":
+        from mrnn.encoders.regions import GridRegions
+
+        parts, _, inner = source.partition(":")
+        if not parts.isdigit() or int(parts) < 1 or not inner:
+            raise ValueError(f"no encoder {spec!r}: a grid is grid:PARTS:ENCODER, such as grid:3:efficientnet_lite2")
+        return GridRegions(spec, load_encoder(inner), int(parts))
+    if name == "boxes":
+        from mrnn.encoders.proposals import load_proposer
+        from mrnn.encoders.regions import BoxRegions
+
+        proposer, _, inner = source.rpartition(":")
+        if not proposer:
+            raise ValueError(
+                f"no encoder {spec!r}: boxes are boxes:PROPOSER:ENCODER, such as boxes:selective-search:efficientnet_lite2"
+            )
+        return BoxRegions(spec, load_encoder(inner), load_proposer(proposer))
     raise ValueError(f"no encoder {spec!r}; there are {', '.join(ENCODERS)}")

@@ -23,12 +23,15 @@ class ImageFeatures:
     """What an encoder says of N photos.
 
     Args:
-        pooled: (N, D), one vector a photo.
+        pooled: (N, D), one vector a photo; of an encoder of regions (N, 1 + K, D), the whole photo first.
         grid: (N, H, W, D), one vector a cell, top left first; None if the network has no grid.
+        boxes: (N, 1 + K, 4) left, top, right, bottom of the regions, as shares of width and height; None if they
+            are not the same for all photos, or there are none.
     """
 
-    pooled: Float[Tensor, "N D"]
+    pooled: Float[Tensor, "N *regions D"]
     grid: Float[Tensor, "N H W C"] | None = None
+    boxes: Float[Tensor, "N regions 4"] | None = None
 
 
 class Encoder(nn.Module):
@@ -48,7 +51,8 @@ class Encoder(nn.Module):
     def __init__(self, name: str, network: nn.Module, preprocessing: Preprocessing, width: int, structure: str = ""):
         super().__init__()
         self.name, self.preprocessing, self.width = name, preprocessing, width
-        self.fingerprint = _fingerprint(network, preprocessing, structure)
+        self.row: tuple[int, ...] = (width,)  # the shape of one photo's features
+        self.fingerprint = fingerprint(network, json.dumps(asdict(preprocessing), sort_keys=True) + structure)
         self.network: nn.Module = _fold_batch_norms(network.eval())
         self.network.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
         self.eval().requires_grad_(False)
@@ -56,7 +60,7 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std), persistent=False)
 
     @torch.inference_mode()
-    def forward(self, pixels: UInt8[Tensor, "N S S 3"]) -> ImageFeatures:
+    def forward(self, pixels: UInt8[Tensor, "N *regions S S 3"]) -> ImageFeatures:
         """Encode a batch of preprocessed photos."""
         x = ((pixels - self.mean) / self.std).permute(0, 3, 1, 2)
         pooled, cells = self.network(x)
@@ -87,7 +91,7 @@ class Encoder(nn.Module):
                 errors.append(photo)
             else:
                 positions.append(position)
-                pixels.append(photo[:, ::-1] if mirror else photo)
+                pixels.append(photo[..., ::-1, :] if mirror else photo)
             if len(pixels) + len(errors) == batch or position == len(sources) - 1:
                 features = self(torch.from_numpy(np.stack(pixels)).to(device)) if pixels else None
                 yield positions, features, errors
@@ -111,7 +115,7 @@ class Encoder(nn.Module):
 
 def pool_features(encoder: Encoder, sources: Sequence[ImageSource]) -> tuple[Tensor, list[int], list[ImageError]]:
     """Pooled features (N, D) of the photos that can be used, their positions in `sources`, and the errors."""
-    parts, positions, errors = [torch.empty(0, encoder.width)], [], []
+    parts, positions, errors = [torch.empty(0, *encoder.row)], [], []
     for done, features, bad in encoder.encode(sources):
         positions += done
         errors += bad
@@ -120,9 +124,9 @@ def pool_features(encoder: Encoder, sources: Sequence[ImageSource]) -> tuple[Ten
     return torch.cat(parts), positions, errors
 
 
-def _fingerprint(network: nn.Module, preprocessing: Preprocessing, structure: str) -> str:
-    """SHA-256 over weights, preprocessing and structure: two encoders that agree in it give the same features."""
-    digest = hashlib.sha256((json.dumps(asdict(preprocessing), sort_keys=True) + structure).encode())
+def fingerprint(network: nn.Module, described: str) -> str:
+    """SHA-256 over weights and what is described besides (input, structure): who agree in it give the same output."""
+    digest = hashlib.sha256(described.encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -10,6 +10,7 @@ Shapes: N images, D feature width.
 
 import contextlib
 import fcntl
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -62,8 +63,8 @@ class FeatureCache:
             threads: Reading and decoding threads.
 
         Returns:
-            (N, D) float16 features of the photos that can be used, their positions in `paths`, and the
-            errors of the others.
+            (N, D), or (N, 1 + K, D), float16 features of the photos that can be used, their positions in `paths`,
+            and the errors of the others.
 
         Raises:
             ValueError: The encoder gives numbers that are not finite; the photo is named.
@@ -102,7 +103,7 @@ class FeatureCache:
                 if features is not None:
                     with np.errstate(over="ignore"):  # what overflows is refused below, with the photo's name
                         pooled = features.pooled.float().cpu().numpy().astype(np.float16)
-                    finite = np.isfinite(pooled).all(1)
+                    finite = np.isfinite(pooled).reshape(len(pooled), -1).all(1)
                     if not finite.all():
                         photo = paths[positions[int(finite.argmin())]]
                         raise ValueError(f"{photo}: {self.encoder.name} gives features that are not finite")
@@ -136,7 +137,7 @@ class FeatureCache:
 
     @property
     def _row_bytes(self) -> int:
-        return 2 * self.encoder.width
+        return 2 * math.prod(self.encoder.row)
 
     def _known(self) -> dict[str, int]:
         if not (self._keys_file.exists() and self._rows_file.exists()):
@@ -147,10 +148,10 @@ class FeatureCache:
 
     def _rows(self, n: int) -> np.ndarray:
         if n == 0:
-            return np.empty((0, self.encoder.width), np.float16)
+            return np.empty((0, *self.encoder.row), np.float16)
         # Two processes that met the same photo leave two rows of it: n counts hashes, the file holds more.
         size = self._rows_file.stat().st_size // self._row_bytes
-        return np.memmap(self._rows_file, np.float16, "r", shape=(size, self.encoder.width))
+        return np.memmap(self._rows_file, np.float16, "r", shape=(size, *self.encoder.row))
 
 
 def _content_hash(path: PhotoFile) -> str | ImageError:

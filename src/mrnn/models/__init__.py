@@ -8,7 +8,9 @@ from mrnn.models.lbl import LBL, LBLConfig
 from mrnn.models.mlbl import MLBLB, MLBLF, MLBLBConfig, MLBLFConfig
 from mrnn.models.mrnn import MRNN, MRNNConfig
 from mrnn.models.ngram import NGram, NGramConfig
+from mrnn.models.regions import MRNNRegions, RegionsConfig
 from mrnn.models.rnn import RNN, RNNConfig
+from mrnn.models.transformer import Transformer, TransformerConfig
 
 __all__ = [
     "LBL",
@@ -22,11 +24,15 @@ __all__ = [
     "MLBLBConfig",
     "MLBLFConfig",
     "MRNNConfig",
+    "MRNNRegions",
     "ModelConfig",
     "NGram",
     "NGramConfig",
     "NeuralLanguageModel",
     "RNNConfig",
+    "RegionsConfig",
+    "Transformer",
+    "TransformerConfig",
     "build_model",
     "map_state",
     "model_name",
@@ -34,13 +40,17 @@ __all__ = [
 
 MODELS: dict[str, type[LanguageModel]] = {
     "mrnn": MRNN,
+    "mrnn-regions": MRNNRegions,
+    "transformer": Transformer,
     "rnn": RNN,
     "lbl": LBL,
     "mlbl-b": MLBLB,
     "mlbl-f": MLBLF,
     "ngram": NGram,
 }
-ModelConfig = MRNNConfig | RNNConfig | LBLConfig | MLBLBConfig | MLBLFConfig | NGramConfig
+ModelConfig = (
+    MRNNConfig | RegionsConfig | TransformerConfig | RNNConfig | LBLConfig | MLBLBConfig | MLBLFConfig | NGramConfig
+)
 
 
 def model_name(config: Any) -> str:

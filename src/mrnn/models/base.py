@@ -3,7 +3,8 @@
 The image enters late, so a model splits into what the sentence says alone, what the image says alone, and
 the one step that sees both. Perplexity, generation, retrieval and explanation use these three calls only.
 
-Shapes: B batch, T time, N images, V vocabulary, M multimodal width, D feature width.
+Shapes: B batch, T time, N images, V vocabulary, M multimodal width, F width of an image vector (M, but for models over
+regions), H hidden units under the softmax, D feature width.
 """
 
 from abc import ABC, abstractmethod
@@ -29,6 +30,7 @@ class LanguageModel(nn.Module, ABC):
 
     Config: ClassVar[Any]
     uses_image: ClassVar[bool] = True
+    uses_regions: ClassVar[bool] = False  # its features are (N, 1 + K, D), the whole photo first
 
     def __init__(self, config: Any, vocabulary: int, features: int):
         super().__init__()
@@ -48,11 +50,11 @@ class LanguageModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def encode_image(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N M"]:
+    def encode_image(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N F"]:
         """What the image alone says, once an image."""
 
     @abstractmethod
-    def logits(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... M"]) -> Float[Tensor, "... V"]:
+    def logits(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"]) -> Float[Tensor, "... V"]:
         """Fuse the two, which broadcast against each other, and score every next word.
 
         The softmax over V is the model's distribution; models that count give log-probabilities here.
@@ -84,14 +86,14 @@ class NeuralLanguageModel(LanguageModel):
         self.register_buffer("feature_std", torch.ones(features))
 
     @abstractmethod
-    def fuse(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... M"]) -> Float[Tensor, "... H"]:
+    def fuse(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"]) -> Float[Tensor, "... H"]:
         """The hidden units under the softmax layer."""
 
     @abstractmethod
     def softmax_layer(self) -> tuple[Float[Tensor, "V H"], Float[Tensor, " V"]]:
         """Weights and bias from the hidden units to the logits."""
 
-    def logits(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... M"]) -> Float[Tensor, "... V"]:
+    def logits(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"]) -> Float[Tensor, "... V"]:
         """Softmax layer over the fused units."""
         return nn.functional.linear(self.fuse(text, image), *self.softmax_layer())
 
@@ -100,11 +102,12 @@ class NeuralLanguageModel(LanguageModel):
         return (features - self.feature_mean) / self.feature_std
 
     @torch.no_grad()
-    def fit_features(self, features: Float[Tensor, "N D"]) -> None:
-        """Take mean and deviation from the training images."""
-        self.feature_mean.copy_(features.mean(0))
+    def fit_features(self, features: Float[Tensor, "N *regions D"]) -> None:
+        """Take mean and deviation from the training images, and from all their regions alike."""
+        rows = features.flatten(0, -2)
+        self.feature_mean.copy_(rows.mean(0))
         # A feature that never varies stays 0 rather than blowing up on a photo where it does.
-        self.feature_std.copy_(features.std(0, correction=0).clamp_min(1e-3))
+        self.feature_std.copy_(rows.std(0, correction=0).clamp_min(1e-3))
 
     @torch.no_grad()
     def set_output_bias(self, log_frequencies: Float[Tensor, " V"]) -> None:

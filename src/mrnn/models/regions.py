@@ -43,7 +43,7 @@ class MRNNRegions(MRNN):
     """m-RNN that looks at regions; see the equations at the top of this file."""
 
     Config = RegionsConfig
-    needs_regions = True
+    uses_regions = True
 
     def __init__(self, config: RegionsConfig, vocabulary: int, features: int):
         super().__init__(config, vocabulary, features)

@@ -4,7 +4,7 @@
 the softmax over V of every (prefix, image): it is done in blocks that stay in the processor's cache.
 
 Shapes: N images, S sentences, P prefixes, E edges, R rows of a block, F words asked of a block, V vocabulary,
-M multimodal width, H hidden units under the softmax.
+M multimodal width, F width of an image vector, H hidden units under the softmax.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ class WordScorer:
     def __call__(
         self,
         text: Float[Tensor, "... M"],
-        image: Float[Tensor, "... M"],
+        image: Float[Tensor, "... F"],
         row: Int[Tensor, "..."],
         token: Int[Tensor, "..."],
     ) -> Float[Tensor, "..."]:
@@ -78,7 +78,7 @@ class WordScorer:
 def log_likelihood(
     model: LanguageModel,
     sentences: EncodedSentences,
-    image: Float[Tensor, "N M"],
+    image: Float[Tensor, "N F"],
     memory: int = MEMORY,
     precision: Precision = "float32",
 ) -> Float[Tensor, "N S"]:
@@ -118,7 +118,7 @@ def _blocks(sentences: EncodedSentences, images: int) -> Iterator[tuple[slice, s
 
 
 def _block(
-    scorer: WordScorer, sentences: EncodedSentences, image: Float[Tensor, "N M"], prefixes: slice, edges: slice
+    scorer: WordScorer, sentences: EncodedSentences, image: Float[Tensor, "N F"], prefixes: slice, edges: slice
 ) -> Float[Tensor, "E N"]:
     n = len(image)
     columns = torch.arange(n, device=image.device)
@@ -130,7 +130,7 @@ def _block(
 def pair_log_likelihood(
     model: LanguageModel,
     sentences: EncodedSentences,
-    image: Float[Tensor, "N M"],
+    image: Float[Tensor, "N F"],
     pairs: Int[Tensor, "K 2"],
     precision: Precision = "float32",
 ) -> Float[Tensor, " K"]:
