@@ -40,7 +40,7 @@ def sentences(batch=4, length=6):
     return torch.randint(0, V, (batch, length), generator=torch.Generator().manual_seed(1))
 
 
-def photos(name, n=4):
+def photos(n=4, name="mrnn"):
     shape = (n, 4, D) if MODELS[name].uses_regions else (n, D)
     return torch.randn(shape, generator=torch.Generator().manual_seed(2))
 
@@ -50,7 +50,7 @@ def test_a_later_token_changes_no_earlier_logit(name):
     model, tokens = make(name), sentences()
     changed = tokens.clone()
     changed[:, 4:] = (changed[:, 4:] + 1) % V
-    torch.testing.assert_close(model(tokens, photos(name))[:, :4], model(changed, photos(name))[:, :4])
+    torch.testing.assert_close(model(tokens, photos(name=name))[:, :4], model(changed, photos(name=name))[:, :4])
 
 
 @every_model
@@ -68,7 +68,7 @@ def test_word_by_word_equals_the_whole_sentence(name):
 
 @every_model
 def test_a_batch_equals_one_at_a_time(name):
-    model, tokens, features = make(name), sentences(), photos(name)
+    model, tokens, features = make(name), sentences(), photos(name=name)
     singles = [model(tokens[i : i + 1], features[i : i + 1]) for i in range(len(tokens))]
     torch.testing.assert_close(torch.cat(singles), model(tokens, features))
 
@@ -77,14 +77,14 @@ def test_a_batch_equals_one_at_a_time(name):
 def test_padding_on_the_right_changes_nothing(name):
     model, tokens = make(name), sentences()
     padded = torch.cat([tokens, torch.zeros(len(tokens), 3, dtype=torch.long)], 1)
-    torch.testing.assert_close(model(padded, photos(name))[:, :6], model(tokens, photos(name)))
+    torch.testing.assert_close(model(padded, photos(name=name))[:, :6], model(tokens, photos(name=name)))
 
 
 @every_model
 def test_logits_broadcast_over_pairs(name):
     model, tokens = make(name), sentences()
     text, _ = model.encode_text(tokens)
-    image = model.encode_image(photos(name, 3))
+    image = model.encode_image(photos(3, name))
     pairs = model.logits(text[:, None], image[None, :, None])
     assert pairs.shape == (4, 3, 6, V)
     torch.testing.assert_close(pairs[2, 1], model.logits(text[2], image[1]))
@@ -106,14 +106,14 @@ def test_a_description_rebuilds_the_model(name):
     model = make(name)
     again = build_model(name, model.describe())
     again.load_state_dict(model.state_dict())
-    torch.testing.assert_close(again.eval()(sentences(), photos(name)), model(sentences(), photos(name)))
+    torch.testing.assert_close(again.eval()(sentences(), photos(name=name)), model(sentences(), photos(name=name)))
     assert model_name(model.config) == name
 
 
 @every_model
 def test_only_models_that_use_images_see_them(name):
     model = make(name)
-    differs = not torch.equal(model(sentences(), photos(name)), model(sentences(), photos(name) + 1))
+    differs = not torch.equal(model(sentences(), photos(name=name)), model(sentences(), photos(name=name) + 1))
     assert differs == model.uses_image
 
 
@@ -151,7 +151,7 @@ def numpy_mrnn(model: MRNN, tokens, features):
 @pytest.mark.parametrize("options", [{}, {"recurrent": 12}, {"shared": True}])
 def test_mrnn_computes_the_papers_equations(options):
     model = make("mrnn", **options)
-    tokens, features = sentences(), photos("mrnn")
+    tokens, features = sentences(), photos()
     logits = model(tokens, features).detach().numpy()
     for i in range(len(tokens)):
         expected = numpy_mrnn(model, tokens[i].tolist(), features[i].double().numpy())

@@ -18,10 +18,13 @@ path from the mean training image b0 to b (integrated gradients: Sundararajan et
 
 The share of cell c is q . (b_c - b0) / cells, and the shares add up to that difference.
 
+*Attention.* A model over regions says itself where it looked when it chose a word.
+
 *Familiarity.* A photo's distance is the mean distance of b to its five nearest reference images, against the distances
 that these have among themselves.
 
-Shapes: T tokens with the end sign, R reference images, M multimodal width, V vocabulary, GH x GW grid cells.
+Shapes: T tokens with the end sign, R reference images, M multimodal width, V vocabulary, K regions, GH x GW grid
+cells.
 """
 
 import math
@@ -29,6 +32,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +42,7 @@ from torch import Tensor
 
 from mrnn.files import atomic_path
 from mrnn.likelihood import Batch
-from mrnn.models import MRNN, LanguageModel
+from mrnn.models import MRNN, LanguageModel, MRNNRegions
 from mrnn.text import Vocabulary, detokenise, tokenise
 
 GUESS = "unlike anything the model was trained on, a guess"
@@ -63,6 +67,8 @@ class Word:
         evidence: Bits that the image adds: above 0 it speaks for the word.
         branches: Bits that the word, recurrent and image branch add over knowing nothing.
         heat: (GH, GW) bits that each grid cell adds over the mean training image; None without a grid.
+        attention: (K,) share of its attention that a model over regions gave each when it chose the word; None of
+            other models.
     """
 
     token: str
@@ -70,6 +76,7 @@ class Word:
     evidence: float
     branches: dict[str, float]
     heat: np.ndarray | None
+    attention: np.ndarray | None = None
 
     @property
     def content(self) -> bool:
@@ -86,12 +93,14 @@ class Explanation:
         words: Its words, then the end sign.
         percentile: Share of the training images that are less far from the others than this photo is.
         support: Captions of the nearest training photos, nearest first; empty if these are not at hand.
+        boxes: (K, 4) left, top, right, bottom of the regions attended to, as shares of width and height.
     """
 
     text: str
     words: tuple[Word, ...]
     percentile: float
     support: tuple[str, ...] = ()
+    boxes: np.ndarray | None = None
 
     @property
     def familiar(self) -> bool:
@@ -153,6 +162,7 @@ def explain(
         own = _log_p(model, text[0], image, targets)
         marginal = _marginal(model, text[0], references, targets)
         shares = _shapley(branches(model, batch.inputs, text[0]), image - centre, centre, model, targets)
+        attention = model.attend(text[0], image).cpu().numpy() if isinstance(model, MRNNRegions) else None
     log2 = math.log(2)
     heat = None
     if cells is not None:
@@ -166,6 +176,7 @@ def explain(
             (own[t] - marginal[t]).item() / log2,
             {name: share[t].item() / log2 for name, share in shares.items()},
             None if heat is None else heat[t].cpu().numpy(),
+            None if attention is None else attention[t],
         )
         for t, token in enumerate(tokens)
     )
@@ -286,7 +297,7 @@ def cell_box(size: tuple[int, int], rows: int, columns: int, row: int, column: i
 
 
 def draw_explanation(explanation: Explanation, photo: Image.Image, picture: Path, columns: int = 4) -> None:
-    """Draw the photo, the words coloured by evidence, and a heat map a content word.
+    """Draw the photo, the words coloured by evidence, and a heat map or the attended boxes a content word.
 
     Args:
         explanation: What `explain` gave.
@@ -297,7 +308,7 @@ def draw_explanation(explanation: Explanation, photo: Image.Image, picture: Path
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
 
-    shown = [word for word in explanation.words if word.content and word.heat is not None]
+    shown = [w for w in explanation.words if w.content and (w.heat is not None or w.attention is not None)]
     rows = -(-(1 + len(shown)) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.6 * rows + 1.1), layout="constrained")
     parts = figure.subfigures(2, 1, height_ratios=(0.9, 2.6 * rows))
@@ -326,19 +337,27 @@ def draw_explanation(explanation: Explanation, photo: Image.Image, picture: Path
     limit = max([np.abs(word.heat).max() for word in shown if word.heat is not None], default=1.0)
     for axes, word in zip(grid[1:], shown, strict=False):
         axes.imshow(photo.convert("L"), cmap="gray", alpha=0.6)
-        width, height = photo.size
-        axes.imshow(
-            word.heat,
-            cmap="RdBu_r",
-            vmin=-limit,
-            vmax=limit,
-            alpha=0.55,
-            extent=(0, width, height, 0),
-            interpolation="bilinear",
-        )
+        if word.attention is not None and explanation.boxes is not None:
+            _draw_boxes(axes, photo.size, explanation.boxes, word.attention)
+        elif word.heat is not None:
+            extent = (0, photo.width, photo.height, 0)
+            style: dict[str, Any] = {"cmap": "RdBu_r", "alpha": 0.55, "interpolation": "bilinear"}
+            axes.imshow(word.heat, vmin=-limit, vmax=limit, extent=extent, **style)
         axes.set_title(f"{word.token}  {word.evidence:+.1f}", fontsize=9)
     with atomic_path(picture) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def _draw_boxes(axes: Any, size: tuple[int, int], boxes: np.ndarray, attention: np.ndarray) -> None:
+    """The boxes that got more than their even share, the surer the stronger."""
+    from matplotlib.patches import Rectangle
+
+    for (left, top, right, bottom), share in zip(boxes * np.array([*size, *size]), attention, strict=True):
+        if share >= 1 / len(boxes):
+            strength = min(1.0, 0.2 + share)
+            axes.add_patch(
+                Rectangle((left, top), right - left, bottom - top, fill=False, color="tab:red", lw=2, alpha=strength)
+            )
 
 
 def _shade(x: float) -> tuple[float, float, float]:

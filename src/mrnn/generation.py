@@ -264,8 +264,10 @@ def draw(
     """
 
     def choose(log_p: Tensor) -> Tensor:
-        # The word of the shortest waiting time, exponential at the rate of its probability: no cumulative sums.
-        return (log_p - torch.empty_like(log_p).exponential_().log()).argmax(-1)
+        # One uniform number a sentence and the first word whose cumulated probability passes it.
+        total = log_p.exp().cumsum_(-1)
+        point = torch.rand(len(total), 1, device=total.device) * total[:, -1:]
+        return torch.searchsorted(total, point).clamp_max(total.shape[1] - 1)[:, 0]
 
     return _word_by_word(model, vocabulary, image, n, choose, 0, max_length)
 
@@ -283,19 +285,21 @@ def _word_by_word(
     end = vocabulary.end
     image = image.repeat_interleave(n, 0)
     words = torch.full((len(image),), vocabulary.start, device=image.device)
-    going = torch.ones(len(image), dtype=torch.bool, device=image.device)
-    drawn, state = [], None
+    drawn = torch.full((len(image), max_length + 1), end, device=image.device)
+    going, state = torch.arange(len(image), device=image.device), None
     for length in range(max_length):
-        log_p, state = _next_word(model, vocabulary, words, state, image)
+        log_p, state = _next_word(model, vocabulary, words, state, image[going])
         if length < min_length:
             log_p[:, end] = _NEVER
-        words = torch.where(going, choose(log_p), end)
-        drawn.append(words)
-        going &= words != end
-        if not going.any():
+        words = choose(log_p)
+        drawn[going, length] = words
+        kept = (words != end).nonzero()[:, 0]
+        if not len(kept):
             break
-    ended = torch.stack([*drawn, torch.full_like(words, end)], 1).tolist()
-    sentences = [sentence[: sentence.index(end)] for sentence in ended]
+        if len(kept) < len(going):
+            going, words = going[kept], words[kept]
+            state = map_state(lambda s, kept=kept: s.index_select(0, kept), state)
+    sentences = [sentence[: sentence.index(end)] for sentence in drawn.tolist()]
     return [sentences[i : i + n] for i in range(0, len(sentences), n)]
 
 

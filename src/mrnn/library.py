@@ -15,6 +15,7 @@ import csv
 import fcntl
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -163,7 +164,7 @@ class Library:
         note = folder / "library.json"
         if not note.is_file() and folder.is_dir() and any(p.name not in ("lock",) for p in folder.iterdir()):
             raise ValueError(f"{folder}: is not empty and no photo library; give another --library")
-        M, D = pipeline.image_width, pipeline.model.features
+        M, D = pipeline.image_width, math.prod(pipeline.row)
         self.schema = pa.schema(
             [
                 ("path", pa.string()),
@@ -322,7 +323,7 @@ class Library:
         captions = pipeline.caption_features(features, n=CAPTIONS, beam=max(CAPTIONS, pipeline.generation.beam))
         for read, vector, b, several in zip(fresh, features.cpu().numpy(), image, captions, strict=True):
             read.row.update(
-                features=vector.astype(np.float16),
+                features=vector.astype(np.float16).ravel(),
                 image=b,
                 captions=[caption.text for caption in several],
                 likelihoods=[caption.log_likelihood for caption in several],

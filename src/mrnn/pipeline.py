@@ -29,8 +29,8 @@ from mrnn.encoders import Encoder, load_encoder, pool_features
 from mrnn.explanation import UNFAMILIAR, Explanation, Familiarity, explain, said_of_nearest
 from mrnn.files import atomic_path, read_json, write_atomically, write_json
 from mrnn.generation import Caption, GenerationConfig, generate
-from mrnn.images import ImageSource
-from mrnn.models import LanguageModel, NeuralLanguageModel, build_model, model_name
+from mrnn.images import ImageSource, open_image
+from mrnn.models import LanguageModel, NeuralLanguageModel, TunedMRNN, build_model, model_name
 from mrnn.precision import Precision
 from mrnn.retrieval import Match, Query, Retriever, Score, pair_log_likelihood
 from mrnn.retrieval.exact import MEMORY
@@ -96,10 +96,15 @@ class Pipeline:
         return None if self.references is None else self.references.mean(0)
 
     @property
+    def row(self) -> tuple[int, ...]:
+        """Shape of one photo's features."""
+        return tuple(self.encoder_description.get("row", [self.encoder_description["width"]]))
+
+    @property
     def image_width(self) -> int:
         """M, numbers of an image vector."""
         with torch.inference_mode():
-            return self.model.encode_image(torch.zeros(1, self.model.features, device=self.device)).shape[-1]
+            return self.model.encode_image(torch.zeros(1, *self.row, device=self.device)).shape[-1]
 
     @property
     def device(self) -> torch.device:
@@ -212,8 +217,10 @@ class Pipeline:
         with torch.inference_mode():
             b = self.model.encode_image(pooled.to(self.device))[0]
             cells = None
+            if isinstance(self.model, TunedMRNN) and pooled.ndim == 4:
+                grid, pooled = self.model.last_map(pooled.to(self.device)).permute(0, 2, 3, 1), self.model.pool(pooled)
             # Where the encoder pools by the mean, b is the mean of the cells' own vectors.
-            if grid is not None and torch.allclose(grid.float().mean((1, 2)), pooled, atol=1e-3, rtol=1e-3):
+            if grid is not None and pooled.ndim == 2 and torch.allclose(grid.float().mean((1, 2)), pooled, 1e-3, 1e-3):
                 flat = self.model.encode_image(grid[0].float().flatten(0, 1).to(self.device))
                 cells = flat.unflatten(0, grid.shape[1:3])
             support: tuple[str, ...] = ()
@@ -221,7 +228,12 @@ class Pipeline:
                 known = self.model.encode_image(training[0].to(self.device).float())
                 support = said_of_nearest(b, known, training[1], ids, self.vocabulary)
         words = explain(self.model, self.vocabulary, ids, b, self.references, cells)
-        return Explanation(sentence, words, self.familiarity.percentile(b[None]).item(), support)
+        boxes = None
+        if self.model.uses_regions:
+            given = features.boxes
+            boxes = self.encoder.boxes(open_image(image)) if given is None else given[0].cpu().numpy()
+            boxes = boxes[1:]  # the model attends to the regions; the whole photo is always with it
+        return Explanation(sentence, words, self.familiarity.percentile(b[None]).item(), support, boxes)
 
     def consensus(
         self, features: Float[Tensor, "N D"], captions: Sequence[Sequence[str]], config: ConsensusConfig | None = None
@@ -404,7 +416,8 @@ def load(name: Path | str = "base", device: torch.device | str = "cpu") -> Pipel
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}/config.json: {error}") from None
     _load_weights(model, folder / "model.safetensors")
-    references = _load_references(model, folder / REFERENCES)
+    row = encoder.get("row", [model.features])
+    references = _load_references(model, row, folder / REFERENCES)
     return Pipeline(model, vocabulary, encoder, generation, config, references).to(device)
 
 
@@ -453,7 +466,7 @@ def _kept(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
 
 
-def _load_references(model: LanguageModel, path: Path) -> Tensor | None:
+def _load_references(model: LanguageModel, row: Sequence[int], path: Path) -> Tensor | None:
     if not path.is_file():
         return None
     try:
@@ -461,7 +474,7 @@ def _load_references(model: LanguageModel, path: Path) -> Tensor | None:
     except (SafetensorError, OSError, KeyError) as error:
         raise ValueError(f"{path}: damaged reference images ({error})") from None
     with torch.inference_mode():
-        width = model.encode_image(torch.zeros(1, model.features)).shape[-1]
+        width = model.encode_image(torch.zeros(1, *row)).shape[-1]
     if image.ndim != 2 or image.shape[1] != width or not image.isfinite().all():
         raise ValueError(f"{path}: no reference images of this model")
     return image

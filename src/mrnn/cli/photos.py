@@ -118,11 +118,13 @@ def explain(
                 "evidence": w.evidence,
                 "branches": w.branches,
                 "heat": None if w.heat is None else w.heat.tolist(),
+                "attention": None if w.attention is None else w.attention.tolist(),
             }
             for w in found.words
         ]
         fields = {"photo": str(photo), "text": found.text, "percentile": found.percentile, "familiar": found.familiar}
-        print(as_json({**fields, "words": words, "support": found.support}))
+        boxes = None if found.boxes is None else found.boxes.tolist()
+        print(as_json({**fields, "words": words, "support": found.support, "boxes": boxes}))
     else:
         print("\t".join(["word", "evidence", *found.words[0].branches]))
         for w in found.words:

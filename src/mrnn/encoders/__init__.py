@@ -15,6 +15,7 @@ ENCODERS = (
     "huggingface:MODEL",
     "grid:PARTS:ENCODER",
     "boxes:PROPOSER:ENCODER",
+    "stem:BLOCK:ENCODER",
 )
 
 
@@ -24,7 +25,7 @@ def load_encoder(spec: str) -> Encoder:
     Args:
         spec: A name of `ENCODERS`. `alexnet` and `vgg*` take a checkpoint file after a colon
             (`alexnet:FILE`; the published one is fetched without), `huggingface` a hub name or folder. Of `grid` and
-            `boxes` see `regions.py`.
+            `boxes` see `regions.py`, of `stem` `split.py`.
 
     Raises:
         ValueError: No such encoder, or its weights cannot be had; the message says what to do.
@@ -57,6 +58,13 @@ def load_encoder(spec: str) -> Encoder:
         if not parts.isdigit() or int(parts) < 1 or not inner:
             raise ValueError(f"no encoder {spec!r}: a grid is grid:PARTS:ENCODER, such as grid:3:efficientnet_lite2")
         return GridRegions(spec, load_encoder(inner), int(parts))
+    if name == "stem":
+        from mrnn.encoders.split import Stem
+
+        block, _, inner = source.partition(":")
+        if not block.isdigit() or not inner:
+            raise ValueError(f"no encoder {spec!r}: a stem is stem:BLOCK:ENCODER, such as stem:21:efficientnet_lite2")
+        return Stem(spec, load_encoder(inner), int(block))
     if name == "boxes":
         from mrnn.encoders.proposals import load_proposer
         from mrnn.encoders.regions import BoxRegions
@@ -64,7 +72,8 @@ def load_encoder(spec: str) -> Encoder:
         proposer, _, inner = source.rpartition(":")
         if not proposer:
             raise ValueError(
-                f"no encoder {spec!r}: boxes are boxes:PROPOSER:ENCODER, such as boxes:selective-search:efficientnet_lite2"
+                f"no encoder {spec!r}: boxes are boxes:PROPOSER:ENCODER, such as "
+                "boxes:selective-search:efficientnet_lite2"
             )
         return BoxRegions(spec, load_encoder(inner), load_proposer(proposer))
     raise ValueError(f"no encoder {spec!r}; there are {', '.join(ENCODERS)}")

@@ -50,7 +50,11 @@ class AlexNet(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         """fc7 after its ReLU, (N, 4096), of normalised photos (N, 3, 224, 224); it has no grid of its width."""
-        return self.classifier[:6](self.avgpool(self.features(x)).flatten(1)), None
+        return self.blocks()(x), None
+
+    def blocks(self) -> nn.Sequential:
+        """The layers up to fc7 and its ReLU."""
+        return nn.Sequential(*self.features, self.avgpool, nn.Flatten(), *list(self.classifier)[:6])
 
 
 def load(source: str | None) -> tuple[AlexNet, int]:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -23,13 +24,14 @@ class ImageFeatures:
     """What an encoder says of N photos.
 
     Args:
-        pooled: (N, D), one vector a photo; of an encoder of regions (N, 1 + K, D), the whole photo first.
+        pooled: (N, D), one vector a photo; of an encoder of regions (N, 1 + K, D), the whole photo first;
+            of the stem of a network (N, C, H, W).
         grid: (N, H, W, D), one vector a cell, top left first; None if the network has no grid.
         boxes: (N, 1 + K, 4) left, top, right, bottom of the regions, as shares of width and height; None if they
             are not the same for all photos, or there are none.
     """
 
-    pooled: Float[Tensor, "N *regions D"]
+    pooled: Float[Tensor, "N ..."]
     grid: Float[Tensor, "N H W C"] | None = None
     boxes: Float[Tensor, "N regions 4"] | None = None
 
@@ -53,7 +55,7 @@ class Encoder(nn.Module):
         self.name, self.preprocessing, self.width = name, preprocessing, width
         self.row: tuple[int, ...] = (width,)  # the shape of one photo's features
         self.fingerprint = fingerprint(network, json.dumps(asdict(preprocessing), sort_keys=True) + structure)
-        self.network: nn.Module = _fold_batch_norms(network.eval())
+        self.network: nn.Module = fold_batch_norms(network.eval())
         self.network.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
         self.eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(preprocessing.mean), persistent=False)
@@ -103,11 +105,16 @@ class Encoder(nn.Module):
         except ImageError as error:
             return error
 
+    def boxes(self, photo: Image.Image) -> Float[np.ndarray, "regions 4"]:
+        """The regions of a photo, of an encoder that looks for them."""
+        raise NotImplementedError
+
     def describe(self) -> dict:
         """The JSON form that a saved model holds; `check` compares it with an encoder."""
         return {
             "name": self.name,
             "width": self.width,
+            "row": list(self.row),
             "fingerprint": self.fingerprint,
             "preprocessing": asdict(self.preprocessing),
         }
@@ -133,7 +140,7 @@ def fingerprint(network: nn.Module, described: str) -> str:
     return digest.hexdigest()
 
 
-def _fold_batch_norms(network: nn.Module) -> nn.Module:
+def fold_batch_norms(network: nn.Module) -> nn.Module:
     """Fold every batch norm into the convolution registered just before it: the same function, twice as fast."""
     for module in network.modules():
         previous: tuple[str, nn.Conv2d] | None = None

@@ -108,11 +108,14 @@ class EfficientNetLite(nn.Module):
         Returns:
             (N, 1280) mean over the cells, and (N, 1280, H, W) the head's map before the mean.
         """
-        x = F.relu6(self._bn0(self._conv_stem(x)), inplace=True)
-        for block in self._blocks:
-            x = block(x)
-        x = F.relu6(self._bn1(self._conv_head(x)), inplace=True)
+        x = self.blocks()(x)
         return x.mean((2, 3)), x
+
+    def blocks(self) -> nn.Sequential:
+        """From normalised photos to the head's map, one block after the other."""
+        stem = nn.Sequential(self._conv_stem, self._bn0, nn.ReLU6(inplace=True))
+        head = nn.Sequential(self._conv_head, self._bn1, nn.ReLU6(inplace=True))
+        return nn.Sequential(stem, *self._blocks, head)
 
     def classify(self, pooled: Tensor) -> Tensor:
         """ImageNet logits (N, 1000) of pooled features (N, 1280)."""

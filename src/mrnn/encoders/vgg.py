@@ -51,7 +51,11 @@ class VGG(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         """fc7 after its ReLU, (N, 4096), of normalised photos (N, 3, 224, 224); it has no grid of its width."""
-        return self.classifier[:5](self.avgpool(self.features(x)).flatten(1)), None
+        return self.blocks()(x), None
+
+    def blocks(self) -> nn.Sequential:
+        """The layers up to fc7 and its ReLU."""
+        return nn.Sequential(*self.features, self.avgpool, nn.Flatten(), *list(self.classifier)[:5])
 
 
 def load(depth: int, source: str | None) -> tuple[VGG, int]:

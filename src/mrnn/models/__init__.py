@@ -11,6 +11,7 @@ from mrnn.models.ngram import NGram, NGramConfig
 from mrnn.models.regions import MRNNRegions, RegionsConfig
 from mrnn.models.rnn import RNN, RNNConfig
 from mrnn.models.transformer import Transformer, TransformerConfig
+from mrnn.models.tuned import TunedConfig, TunedMRNN, tail_parameters
 
 __all__ = [
     "LBL",
@@ -33,14 +34,18 @@ __all__ = [
     "RegionsConfig",
     "Transformer",
     "TransformerConfig",
+    "TunedConfig",
+    "TunedMRNN",
     "build_model",
     "map_state",
     "model_name",
+    "tail_parameters",
 ]
 
 MODELS: dict[str, type[LanguageModel]] = {
     "mrnn": MRNN,
     "mrnn-regions": MRNNRegions,
+    "mrnn-tuned": TunedMRNN,
     "transformer": Transformer,
     "rnn": RNN,
     "lbl": LBL,

@@ -9,9 +9,10 @@ import torch
 
 from mrnn.corpora import Corpus, Photo
 from mrnn.encoders import FeatureCache, load_encoder
+from mrnn.encoders.split import Stem
 from mrnn.images import ImageError
 from mrnn.likelihood import pair_log_likelihood, perplexity
-from mrnn.models import MODELS, NeuralLanguageModel, NGram, model_name
+from mrnn.models import MODELS, NeuralLanguageModel, NGram, TunedMRNN, model_name
 from mrnn.pipeline import Pipeline, code_version, load
 from mrnn.recipes.recipe import Recipe
 from mrnn.text import Vocabulary, tokenise
@@ -117,6 +118,14 @@ def train_recipe(
     data, dev = caption_data(train_split, vocabulary, mirrored), caption_data(dev_split, vocabulary)
     torch.manual_seed(recipe.training.seed)
     model = MODELS[model_name(recipe.model)](recipe.model, len(vocabulary), encoder.width)
+    if isinstance(model, TunedMRNN):
+        needed = f"stem:{model.config.block}:{model.config.encoder}"
+        if not isinstance(encoder, Stem) or encoder.name != needed:
+            raise ValueError(
+                f"a model that trains {model.config.encoder} from block {model.config.block} on needs the encoder "
+                f"{needed}, not {recipe.encoder}"
+            )
+        model.tail.load_state_dict(encoder.tail.state_dict())
     model.to(device)
     if isinstance(model, NGram):
         progress = _count(model, vocabulary, data, dev)
@@ -161,7 +170,8 @@ def _references(model: NeuralLanguageModel, features: torch.Tensor, recipe: Reci
     generator = torch.Generator().manual_seed(recipe.training.seed)
     chosen = torch.randperm(len(features), generator=generator)[: recipe.references]
     with torch.inference_mode():
-        return model.encode_image(features[chosen].to(model.feature_mean.device)).cpu()
+        parts = features[chosen].to(model.feature_mean.device).split(64)
+        return torch.cat([model.encode_image(part) for part in parts]).cpu()
 
 
 def _provenance(name: str, recipe: Recipe, corpus: Corpus, command: str, progress: Progress) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Shapes: N images, S sentences, D feature width.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,20 +38,50 @@ class CaptionData:
         """Tokens of all sentences, end signs included."""
         return sum(len(sentence) + 1 for sentence in self.sentences)
 
-    def batches(self, vocabulary: Vocabulary, size: int, seed: int, epoch: int) -> Iterator[Batch]:
+    def steps(self, size: int, together: bool = False) -> int:
+        """Batches an epoch."""
+        return len(self._together(size, torch.Generator())) if together else math.ceil(len(self.sentences) / size)
+
+    def batches(
+        self, vocabulary: Vocabulary, size: int, seed: int, epoch: int, together: bool = False
+    ) -> Iterator[Batch]:
         """Every sentence once, in batches of like length, in an order drawn from seed and epoch alone.
 
         Sentences are shuffled, cut into pools of 50 batches, sorted by length within a pool, and the batches
         are shuffled again: nearly no padding, nearly the variety of a full shuffle.
+
+        Args:
+            vocabulary: The model's.
+            size: Sentences a batch.
+            seed: Of the order.
+            epoch: Of the order.
+            together: Whether all sentences of an image, and all its draws of a view, are in one batch instead.
         """
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        batches = self._together(size, generator) if together else self._by_length(size, generator)
+        choices = torch.tensor(self.choices if self.choices is not None else [self.views] * len(self.sentences))
+        draws = torch.rand(len(choices), generator=generator)
+        if together:  # one draw an image, that of its last sentence, so that it is encoded once
+            draws = dict(zip(self.images, draws.tolist(), strict=True))
+            draws = torch.tensor([draws[image] for image in self.images])
+        drawn = (draws * choices).long()
+        rows = (torch.tensor(self.images) * self.views + drawn).tolist()
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield Batch.of([self.sentences[s] for s in batches[i]], [rows[s] for s in batches[i]], vocabulary)
+
+    def _by_length(self, size: int, generator: torch.Generator) -> list[list[int]]:
         order = torch.randperm(len(self.sentences), generator=generator).tolist()
         batches: list[list[int]] = []
         for start in range(0, len(order), 50 * size):
             pool = sorted(order[start : start + 50 * size], key=lambda i: len(self.sentences[i]))
             batches += [pool[i : i + size] for i in range(0, len(pool), size)]
-        choices = torch.tensor(self.choices if self.choices is not None else [self.views] * len(self.sentences))
-        drawn = (torch.rand(len(choices), generator=generator) * choices).long()
-        rows = (torch.tensor(self.images) * self.views + drawn).tolist()
-        for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield Batch.of([self.sentences[s] for s in batches[i]], [rows[s] for s in batches[i]], vocabulary)
+        return batches
+
+    def _together(self, size: int, generator: torch.Generator) -> list[list[int]]:
+        of: dict[int, list[int]] = {}
+        for sentence, image in enumerate(self.images):
+            of.setdefault(image, []).append(sentence)
+        images = list(of.values())
+        each = max(1, round(size * len(images) / len(self.sentences)))
+        order = torch.randperm(len(images), generator=generator).tolist()
+        return [[s for i in order[start : start + each] for s in images[i]] for start in range(0, len(order), each)]

@@ -21,7 +21,7 @@ from mrnn.cider import CIDEr
 from mrnn.files import write_atomically
 from mrnn.generation import GenerationConfig, generate
 from mrnn.likelihood import pair_log_likelihood, perplexity
-from mrnn.models import LanguageModel, NeuralLanguageModel
+from mrnn.models import LanguageModel, NeuralLanguageModel, tail_parameters
 from mrnn.precision import Precision, autocast
 from mrnn.text import Vocabulary
 from mrnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -43,6 +43,8 @@ class TrainingConfig:
         learning_rate: At the schedule's peak.
         schedule: `one-cycle` rises linearly over `warmup` and falls as a cosine to 0; `constant` stays.
         warmup: Share of all steps in which the rate rises.
+        encoder_rate: Learning rate of a CNN's trained blocks, as a share of the others'.
+        together: Put all captions of an image into one batch, so that a CNN sees it once an epoch.
         weight_decay: Decoupled, AdamW's.
         clip: Largest norm of the gradient.
         accumulate: Parts a step's batch is cut into, one after the other, to hold less at a time.
@@ -60,6 +62,8 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
     warmup: float = 0.1
+    encoder_rate: float = 0.1
+    together: bool = False
     weight_decay: float = 0.0
     clip: float = 5.0
     accumulate: int = 1
@@ -74,6 +78,8 @@ class TrainingConfig:
         for name in ("epochs", "batch", "learning_rate", "clip", "patience", "accumulate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"training.{name} is {getattr(self, name)}, but must be above 0")
+        if self.encoder_rate <= 0:
+            raise ValueError(f"training.encoder_rate is {self.encoder_rate}, but must be above 0")
         if self.weight_decay < 0:
             raise ValueError(f"training.weight_decay is {self.weight_decay}, but must be 0 or more")
         if not 0 <= self.warmup <= 1:
@@ -141,7 +147,7 @@ def train(
     trained = torch.nn.ModuleDict({"model": model, "objective": objective})
     if average is not None:
         trained["average"] = average
-    optimizer = _optimizer([*model.parameters(), *objective.parameters()], config)
+    optimizer = _optimizer(model, objective, config)
     identity = {"training": asdict(config), "model": model.describe(), "run": run, "tokens": data.tokens}
     progress = Progress(hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest())
     best: dict[str, Tensor] = {}
@@ -149,20 +155,20 @@ def train(
     if checkpoint.exists():
         progress, best = load_checkpoint(checkpoint, progress.run, trained, optimizer)
     log = _Log(out / "log.jsonl", progress.step, on_step)
-    steps_per_epoch = math.ceil(len(data.sentences) / config.batch)
+    steps_per_epoch = data.steps(config.batch, config.together)
     steps = config.epochs * steps_per_epoch
     features = data.features.to(device)
     dev_cider = _DevCIDEr(dev, vocabulary, device) if config.choose == "cider" else None
     while not progress.finished:
         model.train()
         meter = _Meter()
-        for batch in data.batches(vocabulary, config.batch, config.seed, progress.epoch):
+        for batch in data.batches(vocabulary, config.batch, config.seed, progress.epoch, config.together):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, progress.step, steps)
+                group["lr"] = group["share"] * learning_rate(config, progress.step, steps)
             optimizer.zero_grad(set_to_none=True)
             for part in batch.to(device).split(math.ceil(len(batch.images) / config.accumulate)):
                 with autocast(config.precision, device):
-                    cost = objective(model, part, features[part.images])
+                    cost = objective(model, part, features)
                 # Each part weighs as much of the step's mean as it has of its sentences.
                 (cost.total * (len(part.images) / len(batch.images))).backward()
                 meter.add(cost)
@@ -224,16 +230,19 @@ class _Meter:
         return {**means, "tokens_per_second": round(tokens / (time.perf_counter() - self.clock))}
 
 
-def _optimizer(parameters: list[torch.nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, config.learning_rate, momentum=0.9)
-    # Biases are not decayed: they hold the words' frequencies.
-    matrices = [p for p in parameters if p.ndim > 1]
-    biases = [p for p in parameters if p.ndim <= 1]
+def _optimizer(model: torch.nn.Module, objective: Objective, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Groups of parameters: biases are not decayed, as they hold the words' frequencies; the CNN has its own rate."""
+    tail = tail_parameters(model)
+    known = {id(p) for p in tail}
+    rest = [p for p in (*model.parameters(), *objective.parameters()) if id(p) not in known]
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": biases, "weight_decay": 0.0},
+        {"params": some, "share": share, "weight_decay": config.weight_decay if decayed else 0.0}
+        for share, parameters in ((1.0, rest), (config.encoder_rate, tail))
+        for decayed in (True, False)
+        if (some := [p for p in parameters if (p.ndim > 1) == decayed])
     ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, config.learning_rate, momentum=0.9)
     return torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 

@@ -4,7 +4,7 @@
 
 As log2 PPL is minus the mean log2 probability of a sentence's words, the first term is the bits a token.
 
-Shapes: B batch, T time, R real tokens, V vocabulary, M multimodal width, D feature width.
+Shapes: N images, B batch, T time, R real tokens, V vocabulary, M multimodal width, D feature width.
 """
 
 import math
@@ -100,16 +100,18 @@ class Objective(nn.Module):
         self.contrastive = Contrastive() if config.contrastive else None
         self.self_critical = SelfCritical(vocabulary, data, config.samples) if config.self_critical else None
 
-    def forward(self, model: NeuralLanguageModel, batch: Batch, features: Float[Tensor, "B ..."]) -> Cost:
+    def forward(self, model: NeuralLanguageModel, batch: Batch, features: Float[Tensor, "N ..."]) -> Cost:
         """The cost of a batch.
 
         Args:
             model: In training mode.
             batch: Sentences, with the rows of their images.
-            features: Of each sentence's image.
+            features: Of all images.
         """
         c = self.config
-        image = model.encode_image(features)
+        rows, of = batch.images.unique(return_inverse=True)
+        features = features[rows]
+        image = model.encode_image(features)[of]
         total = image.new_zeros(())
         step_bits, tokens = total, int((batch.targets >= 0).sum())
         if c.likelihood:
@@ -120,7 +122,7 @@ class Objective(nn.Module):
             terms["contrastive"] = self.contrastive(model, batch, image)
             total = total + c.contrastive * terms["contrastive"]
         if self.self_critical is not None:
-            loss, terms["reward"] = self.self_critical(model, batch, features)
+            loss, terms["reward"] = self.self_critical(model, rows.tolist(), features)
             total = total + c.self_critical * loss
         if c.l2:
             total = total + c.l2 * squared_norm(model)

@@ -5,7 +5,7 @@
 r is a caption's CIDEr against its image's references. Each sample is measured against the others of its image rather
 than against greedy search (Luo 2020, arXiv 2003.09971).
 
-Shapes: B batch, N images of the batch, K samples an image.
+Shapes: N images of a batch, K samples an image.
 """
 
 from collections.abc import Sequence
@@ -39,17 +39,15 @@ class SelfCritical(nn.Module):
         self.cider = CIDEr(several)
 
     def forward(
-        self, model: LanguageModel, batch: Batch, features: Float[Tensor, "B ..."]
+        self, model: LanguageModel, rows: Sequence[int], features: Float[Tensor, "N ..."]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The cost whose gradient is the one above, a token, and the mean reward.
 
         Args:
             model: In training mode; samples are drawn in evaluation mode.
-            batch: Of it only which images there are.
-            features: Of each sentence's image.
+            rows: Of N images, in the data's features.
+            features: Of these images.
         """
-        rows, first = _distinct(batch.images.tolist())
-        features = features[first]
         model.eval()
         with torch.no_grad():
             drawn = draw(model, self.vocabulary, model.encode_image(features), self.samples)
@@ -82,9 +80,3 @@ def references(data: CaptionData, vocabulary: Vocabulary) -> tuple[list[list[lis
             several.append([])
         several[place[image]].append([*sentence, vocabulary.end])
     return several, place
-
-
-def _distinct(rows: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Each row once, and where it first stands."""
-    first = {row: i for i, row in reversed(list(enumerate(rows)))}
-    return list(first), list(first.values())

@@ -95,6 +95,7 @@ class WordOut(BaseModel):
     evidence: float = Field(description="bits that the photo adds")
     branches: dict[str, float]
     heat: list[list[float]] | None
+    attention: list[float] | None
 
 
 class ExplanationOut(BaseModel):
@@ -284,6 +285,7 @@ def create_app(
                 evidence=w.evidence,
                 branches=w.branches,
                 heat=None if w.heat is None else w.heat.tolist(),
+                attention=None if w.attention is None else w.attention.tolist(),
             )
             for w in found.words
         ]

@@ -1,0 +1,83 @@
+"""A network cut in two, so that its last blocks can be trained with the language model: a frozen stem, and a tail.
+
+`stem:BLOCK:ENCODER` encodes photos up to a block; its features are what that block takes, (C, H, W) a photo, or the
+normalised photo itself for block 0. `tail` builds the rest. Batch norms are folded into their convolutions before the
+cut, so that their statistics are frozen.
+
+Shapes: N images, S side of the input, C channels, H x W cells.
+"""
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from mrnn.encoders.base import Encoder, ImageFeatures, fold_batch_norms
+
+
+def blocks_of(name: str, network: nn.Module) -> nn.Sequential:
+    """The blocks whose composition maps normalised photos to what is pooled.
+
+    Raises:
+        ValueError: The network does not tell its blocks.
+    """
+    if not hasattr(network, "blocks"):
+        raise ValueError(f"{name} does not tell its blocks, so it cannot be trained from one of them on")
+    return network.blocks()  # ty: ignore[not-callable]
+
+
+class Stem(Encoder):
+    """The frozen blocks before a cut.
+
+    Args:
+        name: What `load_encoder` calls it.
+        encoder: The whole.
+        block: The first block that is left out, counted from 0.
+    """
+
+    def __init__(self, name: str, encoder: Encoder, block: int):
+        super().__init__(
+            name, encoder.network, encoder.preprocessing, encoder.width, f"{encoder.fingerprint} stem {block}"
+        )
+        blocks = blocks_of(encoder.name, encoder.network)
+        if block >= len(blocks):
+            raise ValueError(f"no encoder {name!r}: the last block of {encoder.name} is {len(blocks) - 1}")
+        self.stem, self.tail = nn.Sequential(*list(blocks)[:block]), nn.Sequential(*list(blocks)[block:])
+        side = encoder.preprocessing.side
+        self.row = tuple(self(torch.zeros(1, side, side, 3, dtype=torch.uint8)).pooled.shape[1:])
+
+    @torch.inference_mode()
+    def forward(self, pixels: UInt8[Tensor, "N S S 3"]) -> ImageFeatures:
+        """What the block at the cut takes, of a batch of preprocessed photos."""
+        return ImageFeatures(self.stem(((pixels - self.mean) / self.std).permute(0, 3, 1, 2)))
+
+
+def tail(name: str, block: int) -> nn.Sequential:
+    """The blocks after the cut, with weights of no meaning.
+
+    Args:
+        name: Of the encoder that is cut.
+        block: Its first block that is kept.
+
+    Raises:
+        ValueError: There is no such encoder, or it cannot be cut there.
+    """
+    if name.startswith("efficientnet_lite") and name[-1] in "012":
+        from mrnn.encoders.efficientnet_lite import EfficientNetLite
+
+        network: nn.Module = EfficientNetLite(int(name[-1]))
+    elif name == "alexnet":
+        from mrnn.encoders.alexnet import AlexNet
+
+        network = AlexNet()
+    elif name in ("vgg16", "vgg19"):
+        from mrnn.encoders.vgg import VGG
+
+        network = VGG(int(name[3:]))
+    else:
+        raise ValueError(
+            f"{name} cannot be trained from a block on; efficientnet_lite0 to 2, alexnet, vgg16 and vgg19 can"
+        )
+    blocks = blocks_of(name, fold_batch_norms(network.eval()))
+    if not 0 <= block < len(blocks):
+        raise ValueError(f"the blocks of {name} are 0 to {len(blocks) - 1}, so it cannot be trained from {block} on")
+    return nn.Sequential(*list(blocks)[block:])

@@ -1,0 +1,100 @@
+"""m-RNN and the last blocks of its CNN, trained together: the first of the paper's future works (section 8).
+
+    b = V_I mean(tail(stem(photo)))                        the rest as in `mrnn.py`
+
+The stem is a frozen encoder (`encoders/split.py`); its features go through the tail, which is this model's own. From
+block 0 on the whole CNN is trained, and photos are cropped and coloured anew at every step.
+
+Shapes: N images, C channels, H x W cells, GH x GW cells of the last map, M multimodal width, D feature width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mrnn.encoders.split import tail
+from mrnn.models.mrnn import MRNN, MRNNConfig
+
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class TunedConfig(MRNNConfig):
+    """m-RNN's sizes and options, and which blocks of which CNN are trained.
+
+    Args:
+        encoder: The CNN.
+        block: The first block that is trained; 0 trains all of it.
+        checkpointing: Compute the blocks' maps again in the backward pass rather than hold them.
+    """
+
+    encoder: str = "efficientnet_lite2"
+    block: int = 21
+    checkpointing: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.block < 0:
+            raise ValueError(f"model.block is {self.block}, but blocks are counted from 0")
+
+
+class TunedMRNN(MRNN):
+    """m-RNN with the last blocks of its CNN."""
+
+    Config = TunedConfig
+
+    def __init__(self, config: TunedConfig, vocabulary: int, features: int):
+        super().__init__(config, vocabulary, features)
+        self.tail = tail(config.encoder, config.block)
+
+    def encode_image(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N M"]:
+        """V_I I of what the stem gave, or of features (N, D) that have gone through the tail already."""
+        return super().encode_image(self.pool(features))
+
+    def pool(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N D"]:
+        """The last map, averaged over its cells."""
+        x = features if features.ndim == 2 else self.last_map(features)
+        return x if x.ndim == 2 else x.mean((2, 3))
+
+    def last_map(self, features: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D *cells"]:
+        """What the tail makes of the stem's features."""
+        x = features.contiguous(memory_format=torch.channels_last)
+        if self.training and self.config.block == 0:
+            x = augment(x)
+        for block in self.tail:
+            again = self.config.checkpointing and self.training and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        return x
+
+    @torch.no_grad()
+    def fit_features(self, features: Float[Tensor, "N ..."]) -> None:
+        """Take mean and deviation from the training images."""
+        training = self.training
+        self.eval()
+        super().fit_features(torch.cat([self.pool(part) for part in features.split(CHUNK)]))
+        self.train(training)
+
+
+def augment(x: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
+    """Crops of three quarters of the side or more, and brightness and contrast within a fifth.
+
+    Mirror images are a view of their own in the data, for captions that say neither left nor right.
+    """
+    n = len(x)
+    share = 1 - 0.25 * torch.rand(n, device=x.device)
+    shift = (2 * torch.rand(n, 2, device=x.device) - 1) * (1 - share)[:, None]
+    theta = torch.zeros(n, 2, 3, device=x.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = share
+    theta[:, :, 2] = shift
+    cropped = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+    brightness, contrast = 0.2 * (2 * torch.rand(2, n, 1, 1, 1, device=x.device) - 1)
+    return cropped * (1 + contrast) + brightness
+
+
+def tail_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The CNN's parameters that are trained; none of a model that has none."""
+    return list(model.tail.parameters()) if isinstance(model, TunedMRNN) else []

@@ -1,0 +1,106 @@
+"""CNN and m-RNN trained together."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mrnn.encoders import load_encoder
+from mrnn.encoders.split import tail
+from mrnn.models import TunedConfig, TunedMRNN
+from mrnn.models.tuned import augment
+from mrnn.text import SIGNS, Vocabulary
+from mrnn.training import CaptionData, TrainingConfig, train
+
+VOCABULARY = Vocabulary([*SIGNS, *(f"w{i}" for i in range(20))])
+SIZES = {"embedding": 6, "word": 8, "recurrent": 8, "multimodal": 10}
+
+
+def photos(n, side):
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, side, side, 3), np.uint8))
+
+
+@pytest.mark.parametrize("block", [0, 10, 22])
+def test_stem_and_tail_together_are_the_whole_network(block):
+    whole, stem = load_encoder("efficientnet_lite0"), None
+    blocks = len(whole.network.blocks())
+    block = min(block, blocks - 1)
+    stem = load_encoder(f"stem:{block}:efficientnet_lite0")
+    pixels = photos(2, 224)
+    model = TunedMRNN(TunedConfig(encoder="efficientnet_lite0", block=block, **SIZES), 23, 1280).eval()
+    model.tail.load_state_dict(stem.tail.state_dict())
+    features = stem(pixels).pooled
+    assert tuple(features.shape[1:]) == stem.row
+    with torch.inference_mode():
+        torch.testing.assert_close(model.pool(features), whole(pixels).pooled, atol=1e-4, rtol=1e-4)
+
+
+def test_a_block_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="blocks of efficientnet_lite0 are 0 to"):
+        tail("efficientnet_lite0", 99)
+    with pytest.raises(ValueError, match="cannot be trained"):
+        tail("huggingface:x", 0)
+    with pytest.raises(ValueError, match="stem:BLOCK:ENCODER"):
+        load_encoder("stem:efficientnet_lite0")
+
+
+def made(checkpointing=False):
+    torch.manual_seed(0)
+    stem = load_encoder("stem:16:efficientnet_lite0")
+    config = TunedConfig(encoder="efficientnet_lite0", block=16, checkpointing=checkpointing, **SIZES)
+    model = TunedMRNN(config, len(VOCABULARY), 1280)
+    model.tail.load_state_dict(stem.tail.state_dict())
+    features = stem(photos(6, 224)).pooled.clone()
+    data = CaptionData([[3 + i % 6, 9] for i in range(12)], [i % 6 for i in range(12)], features)
+    return model, data
+
+
+def test_the_cnn_is_trained_at_its_own_rate_and_goes_on_after_a_stop(tmp_path):
+    config = TrainingConfig(epochs=2, batch=4, precision="float32", encoder_rate=0.01, together=True, optimizer="sgd")
+    model, data = made()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(model, VOCABULARY, data, data, config, tmp_path / "a")
+    moved = {name: (p - before[name]).norm() / before[name].norm() for name, p in model.named_parameters()}
+    cnn = [m for name, m in moved.items() if name.startswith("tail") and name.endswith("weight")]
+    assert min(cnn) > 0, "every layer of the tail is trained"
+    assert max(cnn) < 0.2 * moved["V_I.weight"]
+    again, _ = made()
+    train(again, VOCABULARY, data, data, config, tmp_path / "a")
+    torch.testing.assert_close(again.state_dict(), model.state_dict())
+    steps = [json.loads(line)["steps"] for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
+    assert set(steps) == {6}, "two images of two captions a batch"
+
+
+def test_checkpointing_gives_the_same_gradients():
+    gradients = []
+    for checkpointing in (False, True):
+        model, data = made(checkpointing)
+        model.train()
+        model.encode_image(data.features).square().sum().backward()
+        gradients.append([p.grad for p in model.tail.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
+def test_together_an_epoch_sees_each_image_in_one_batch_and_one_view():
+    data = CaptionData([[3, 4]] * 20, [i // 5 for i in range(20)], torch.zeros(8, 7), 2, [2] * 20)
+    batches = list(data.batches(VOCABULARY, 10, 0, 0, together=True))
+    assert len(batches) == data.steps(10, together=True) == 2
+    seen = [row for batch in batches for row in set(batch.images.tolist())]
+    assert sorted(row // 2 for row in seen) == [0, 1, 2, 3]
+
+
+def test_augmented_photos_keep_their_shape_and_differ():
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 16, 16)
+    y = augment(x)
+    assert y.shape == x.shape
+    assert not torch.equal(augment(x), y)
+
+
+def test_a_contradiction_is_refused():
+    with pytest.raises(ValueError, match="block"):
+        TunedConfig(block=-1)
+    with pytest.raises(ValueError, match="encoder_rate"):
+        replace(TrainingConfig(), encoder_rate=0.0)
