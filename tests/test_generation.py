@@ -8,7 +8,7 @@ from test_models import every_model, make, photos
 
 from mrnn.generation import GenerationConfig, generate
 from mrnn.likelihood import token_log_probabilities
-from mrnn.models import MRNN, MRNNConfig
+from mrnn.models import MRNN, MRNNConfig, model_name
 from mrnn.text import SIGNS, Vocabulary
 
 VOCABULARY = Vocabulary([*SIGNS, *(f"w{i}" for i in range(20))])
@@ -26,7 +26,7 @@ def sharp(name, factor=6.0):
 
 def image_of(model, n=4):
     with torch.no_grad():
-        return model.encode_image(photos(n))
+        return model.encode_image(photos(n, model_name(model.config)))
 
 
 @every_model

@@ -21,7 +21,7 @@ def naive(model, sentence, features):
 
 @every_model
 def test_log_likelihoods_equal_one_softmax_a_word(name):
-    model, features = make(name), photos(3)
+    model, features = make(name), photos(3, name)
     images = [0, 2, 1, 0, 2]
     with torch.no_grad():
         expected = [naive(model, s, features[i]) for s, i in zip(SENTENCES, images, strict=True)]

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from mrnn.models import MODELS, MRNN, MRNNConfig, NeuralLanguageModel, NGram, build_model, map_state, model_name
+from mrnn.models import (
+    MODELS,
+    MRNN,
+    Ensemble,
+    MRNNConfig,
+    NeuralLanguageModel,
+    NGram,
+    build_model,
+    map_state,
+    model_name,
+)
 from mrnn.models.dropout import ByteDropout
 from mrnn.text import SIGNS, Vocabulary
 
@@ -195,3 +205,19 @@ def test_byte_dropout_drops_its_share_and_keeps_the_mean(share):
     assert torch.equal(dropout.eval()(x), x)
     columns = (y == 0).float().mean(0)
     assert columns.std() < 0.05, "every place is dropped about as often"
+
+
+def test_an_ensemble_is_its_members_mean_log_probability():
+    members = [make("mrnn"), make("mrnn-regions"), make("transformer")]
+    ensemble = Ensemble(members).eval()
+    tokens, features = sentences(), photos(name="mrnn-regions")
+    alone = [m(tokens, features if m.uses_regions else features[:, 0]).log_softmax(-1) for m in members]
+    expected = torch.stack(alone).mean(0).log_softmax(-1)
+    torch.testing.assert_close(ensemble(tokens, features).log_softmax(-1), expected)
+    state, steps = None, []
+    for word in tokens.unbind(1):
+        text, state = ensemble.encode_text(word[:, None], state)
+        steps.append(ensemble.logits(text[:, 0], ensemble.encode_image(features)))
+    torch.testing.assert_close(torch.stack(steps, 1), ensemble(tokens, features))
+    with pytest.raises(ValueError, match="same vocabulary"):
+        Ensemble([members[0], MRNN(MRNNConfig(), V + 1, D)])

@@ -41,7 +41,7 @@ def image_of(model, features):
 @every_model
 @pytest.mark.parametrize("memory", [1 << 30, 2000, 1])
 def test_exact_scores_equal_the_plain_ones(name, memory):
-    model, features = make(name), photos(7)
+    model, features = make(name), photos(7, name)
     encoded = encode_sentences(model, VOCABULARY, SENTENCES)
     got = log_likelihood(model, encoded, image_of(model, features), memory)
     torch.testing.assert_close(got, naive(model, SENTENCES, features), atol=1e-4, rtol=0)
@@ -49,7 +49,7 @@ def test_exact_scores_equal_the_plain_ones(name, memory):
 
 @every_model
 def test_bfloat16_scores_are_close(name):
-    model, features = make(name), photos(7)
+    model, features = make(name), photos(7, name)
     encoded = encode_sentences(model, VOCABULARY, SENTENCES)
     image = image_of(model, features)
     rounded = log_likelihood(model, encoded, image, precision="bfloat16")

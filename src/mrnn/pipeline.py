@@ -30,7 +30,7 @@ from mrnn.explanation import UNFAMILIAR, Explanation, Familiarity, explain, said
 from mrnn.files import atomic_path, read_json, write_atomically, write_json
 from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.images import ImageSource, open_image
-from mrnn.models import LanguageModel, NeuralLanguageModel, TunedMRNN, build_model, model_name
+from mrnn.models import Ensemble, LanguageModel, NeuralLanguageModel, TunedMRNN, build_model, model_name
 from mrnn.precision import Precision
 from mrnn.retrieval import Match, Query, Retriever, Score, pair_log_likelihood
 from mrnn.retrieval.exact import MEMORY
@@ -342,6 +342,8 @@ class Pipeline:
 
     def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
         """Write the folder; each file is replaced as a whole, the weights last."""
+        if isinstance(self.model, Ensemble):
+            raise ValueError("an ensemble is its members; save each of them")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         from mrnn.model_card import model_card
@@ -388,12 +390,15 @@ def load(name: Path | str = "base", device: torch.device | str = "cpu") -> Pipel
     """Load a model.
 
     Args:
-        name: A bundled model (`base`, `flickr8k`), a folder, or a hub name (`owner/model`).
+        name: A bundled model (`base`, `flickr8k`), a folder, or a hub name (`owner/model`); several joined by `+`
+            for an ensemble of models with one vocabulary and encoder.
         device: Where to put it.
 
     Raises:
         ValueError: There is no such model, or its folder is incomplete or damaged; the message says which.
     """
+    if "+" in str(name) and not Path(name).exists():
+        return _ensemble(str(name)).to(device)
     folder = _folder(name)
     for file in _FILES:
         if not (folder / file).is_file():
@@ -419,6 +424,24 @@ def load(name: Path | str = "base", device: torch.device | str = "cpu") -> Pipel
     row = encoder.get("row", [model.features])
     references = _load_references(model, row, folder / REFERENCES)
     return Pipeline(model, vocabulary, encoder, generation, config, references).to(device)
+
+
+def _ensemble(name: str) -> Pipeline:
+    members = [load(part) for part in name.split("+")]
+    # The member that sees regions sees the whole photo too, so its encoder serves all.
+    first = max(members, key=lambda member: member.model.uses_regions)
+    if any(member.vocabulary.tokens != first.vocabulary.tokens for member in members):
+        raise ValueError(f"{name}: the members of an ensemble need the same vocabulary")
+    try:
+        model = Ensemble([member.model for member in members])
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    data = {member.provenance.get("training", {}).get("data_fingerprint") for member in members}
+    references = None
+    if len(data) == 1 and all(member.references is not None for member in members):
+        # Of the same data the same photos are drawn as references (see `train_recipe`).
+        references = torch.cat([member.references for member in members if member.references is not None], 1)
+    return Pipeline(model, first.vocabulary, first.encoder_description, first.generation, {}, references)
 
 
 def _folder(name: Path | str) -> Path:

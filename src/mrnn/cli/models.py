@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from mrnn.cli.console import Data, Usage, bar, report, say, typed_command, warn_photos
 from mrnn.cli.parsing import parse
@@ -124,6 +124,7 @@ def train(
     name: str,
     data: tuple[Path, ...],
     out: Path,
+    text: tuple[Path, ...] = (),
     cache: Path | None = None,
     device: str = "auto",
 ) -> int:
@@ -147,6 +148,7 @@ def train(
             corpus,
             out,
             command=typed_command(),
+            text=text,
             cache_folder=cache,
             device=device,
             on_features=encoded,
@@ -246,6 +248,7 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
     def train_flags(
         data: Data = (),
         out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(required)")] = None,
+        text: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = (),
         cache: Path | None = None,
         device: str = "auto",
         recipe: Annotated[Recipe, arg(name="")] = default,
@@ -255,13 +258,14 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
         Args:
             data: Folder of a data set; give it again for more than one.
             out: Folder for the model, its checkpoint, log and curves.
+            text: Captions without photos to learn from too: Karpathy's JSON layout, or a caption a line; repeatable.
             cache: Folder of the feature cache.
             device: cpu, cuda, or auto.
             recipe: What to train.
         """
         if not data or out is None:
             raise Usage("say where the data set is and where the model goes: --data DIR --out DIR")
-        return train(recipe, recipe_name, data, out, cache, device)
+        return train(recipe, recipe_name, data, out, text, cache, device)
 
     description = (
         f"{train_flags.__doc__}".split("\n")[0]

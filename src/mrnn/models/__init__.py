@@ -4,6 +4,8 @@ from dataclasses import fields
 from typing import Any
 
 from mrnn.models.base import LanguageModel, NeuralLanguageModel, map_state
+from mrnn.models.classes import ClassesConfig, MRNNClasses, class_words
+from mrnn.models.ensemble import Ensemble
 from mrnn.models.lbl import LBL, LBLConfig
 from mrnn.models.mlbl import MLBLB, MLBLF, MLBLBConfig, MLBLFConfig
 from mrnn.models.mrnn import MRNN, MRNNConfig
@@ -20,10 +22,13 @@ __all__ = [
     "MODELS",
     "MRNN",
     "RNN",
+    "ClassesConfig",
+    "Ensemble",
     "LBLConfig",
     "LanguageModel",
     "MLBLBConfig",
     "MLBLFConfig",
+    "MRNNClasses",
     "MRNNConfig",
     "MRNNRegions",
     "ModelConfig",
@@ -37,6 +42,7 @@ __all__ = [
     "TunedConfig",
     "TunedMRNN",
     "build_model",
+    "class_words",
     "map_state",
     "model_name",
     "tail_parameters",
@@ -44,6 +50,7 @@ __all__ = [
 
 MODELS: dict[str, type[LanguageModel]] = {
     "mrnn": MRNN,
+    "mrnn-classes": MRNNClasses,
     "mrnn-regions": MRNNRegions,
     "mrnn-tuned": TunedMRNN,
     "transformer": Transformer,

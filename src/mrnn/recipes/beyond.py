@@ -5,7 +5,7 @@ Every recipe runs by `mrnn train NAME --data DIR/flickr8k --out runs/NAME`; docs
 
 from dataclasses import replace
 
-from mrnn.models import RegionsConfig, TransformerConfig
+from mrnn.models import ClassesConfig, RegionsConfig, TransformerConfig
 from mrnn.recipes import flickr8k
 from mrnn.recipes.recipe import Recipe
 from mrnn.training import ObjectiveConfig
@@ -38,9 +38,16 @@ def transformer() -> Recipe:
     return replace(recipe, model=model, training=replace(recipe.training, learning_rate=1e-3))
 
 
+def classes() -> Recipe:
+    """The same with words of the image classifier; `--text FILE` adds captions without photos to learn words from."""
+    model = ClassesConfig(recurrence="gru", dropout_word=0.25, dropout_image=0.4, dropout_multimodal=0.5)
+    return replace(gru(), model=model)
+
+
 RECIPES = {
     "flickr8k-gru-long": gru,
     "flickr8k-contrastive": contrastive,
     "flickr8k-regions": regions,
     "flickr8k-transformer": transformer,
+    "flickr8k-classes": classes,
 }

@@ -20,7 +20,7 @@ class Recipe:
         model: Sizes and options.
         training: How to train.
         generation: How captions are searched for by default.
-        references: Training photos, drawn by the training's seed, whose image vectors the model carries for P(w).
+        references: Training photos, the same for every seed, whose image vectors the model carries for P(w).
     """
 
     encoder: str = "efficientnet_lite2"

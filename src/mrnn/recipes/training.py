@@ -1,18 +1,30 @@
 """The one way to turn a recipe and a data set into a trained model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mrnn.corpora import Corpus, Photo
+from mrnn.corpora.sentences import read_sentences
 from mrnn.encoders import FeatureCache, load_encoder
 from mrnn.encoders.split import Stem
+from mrnn.files import sha256
 from mrnn.images import ImageError
 from mrnn.likelihood import pair_log_likelihood, perplexity
-from mrnn.models import MODELS, NeuralLanguageModel, NGram, TunedMRNN, model_name
+from mrnn.models import (
+    MODELS,
+    ClassesConfig,
+    MRNNClasses,
+    NeuralLanguageModel,
+    NGram,
+    TunedMRNN,
+    class_words,
+    model_name,
+)
 from mrnn.pipeline import Pipeline, code_version, load
 from mrnn.recipes.recipe import Recipe
 from mrnn.text import Vocabulary, tokenise
@@ -85,6 +97,7 @@ def train_recipe(
     on_features: Callable[[int, int], None] = lambda done, total: None,
     on_errors: Callable[[Sequence[ImageError]], None] = lambda errors: None,
     on_step: Callable[[dict[str, Any]], None] = lambda record: None,
+    text: Sequence[Path] = (),
 ) -> Pipeline:
     """Train a model, or go on with a run that was stopped, and save it in `out`.
 
@@ -99,6 +112,8 @@ def train_recipe(
         on_features: Called as photos are encoded, with how many are done and how many there are.
         on_errors: Called with the photos that cannot be used.
         on_step: Called with every record of the training log.
+        text: Files of captions without photos, which are learned at the mean image. Those of photos that the corpus
+            holds out are left out.
 
     Raises:
         ValueError: The data cannot be trained on, the loss is not finite, or `out` holds another run.
@@ -108,16 +123,30 @@ def train_recipe(
     train_split = encode_split(corpus, "train", cache, on_features)
     dev_split = encode_split(corpus, "dev", cache, on_features)
     on_errors([*train_split.errors, *dev_split.errors])
-    tokens = (tokenise(caption) for photo in train_split.photos for caption in photo.captions)
-    vocabulary = Vocabulary.build(tokens, recipe.min_count)
+    held_out = {photo.key for photo in corpus.photos if photo.split != "train"}
+    sentences = [tokens for path in text for s in read_sentences(path, held_out) if (tokens := tokenise(s))]
+    captions = (tokenise(caption) for photo in train_split.photos for caption in photo.captions)
+    vocabulary = Vocabulary.build(chain(captions, sentences), recipe.min_count)
     mirrored = None
     if recipe.mirror:
         paths = [photo.path for photo in train_split.photos]
         rows, _, _ = FeatureCache(encoder, cache_folder, mirror=True).features(paths, on_features)
         mirrored = torch.from_numpy(rows).float()
     data, dev = caption_data(train_split, vocabulary, mirrored), caption_data(dev_split, vocabulary)
+    if sentences:
+        data = data.with_text([vocabulary.encode(tokens) for tokens in sentences])
     torch.manual_seed(recipe.training.seed)
-    model = MODELS[model_name(recipe.model)](recipe.model, len(vocabulary), encoder.width)
+    config = recipe.model
+    if isinstance(config, ClassesConfig):
+        words, ids = class_words(vocabulary)
+        config = replace(config, words=words, ids=ids)
+    model = MODELS[model_name(config)](config, len(vocabulary), encoder.width)
+    if isinstance(model, MRNNClasses):
+        classifier = getattr(encoder.network, "_fc", None)
+        if classifier is None:
+            raise ValueError(f"class words need an encoder that knows ImageNet's classes, and {encoder.name} does not")
+        model.classifier_weight.copy_(classifier.weight)
+        model.classifier_bias.copy_(classifier.bias)
     if isinstance(model, TunedMRNN):
         needed = f"stem:{model.config.block}:{model.config.encoder}"
         if not isinstance(encoder, Stem) or encoder.name != needed:
@@ -137,6 +166,8 @@ def train_recipe(
     # How captions are searched for may change without training again.
     trained = {key: value for key, value in asdict(recipe).items() if key != "generation"}
     run = {"recipe": trained, "encoder": encoder.fingerprint, "data": corpus.fingerprint}
+    if text:
+        run["text"] = [sha256(path) for path in text]
     on_step = with_tensorboard(out, on_step)
     if recipe.start:
         start = load(recipe.start)
@@ -167,7 +198,8 @@ def _count(model: NGram, vocabulary: Vocabulary, data: CaptionData, dev: Caption
 def _references(model: NeuralLanguageModel, features: torch.Tensor, recipe: Recipe) -> torch.Tensor | None:
     if not recipe.references:
         return None
-    generator = torch.Generator().manual_seed(recipe.training.seed)
+    # The same photos whatever the seed, so that the models of an ensemble agree on them.
+    generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(features), generator=generator)[: recipe.references]
     with torch.inference_mode():
         parts = features[chosen].to(model.feature_mean.device).split(64)

@@ -38,6 +38,19 @@ class CaptionData:
         """Tokens of all sentences, end signs included."""
         return sum(len(sentence) + 1 for sentence in self.sentences)
 
+    def with_text(self, sentences: Sequence[Sequence[int]]) -> "CaptionData":
+        """The same with sentences that have no image: theirs is the mean of all, of which nothing can be told."""
+        mean = self.features.mean(0, keepdim=True).expand(self.views, *self.features.shape[1:])
+        none = len(self.features) // self.views
+        choices = self.choices if self.choices is not None else [self.views] * len(self.sentences)
+        return CaptionData(
+            [*self.sentences, *sentences],
+            [*self.images, *[none] * len(sentences)],
+            torch.cat([self.features, mean]),
+            self.views,
+            [*choices, *[1] * len(sentences)],
+        )
+
     def steps(self, size: int, together: bool = False) -> int:
         """Batches an epoch."""
         return len(self._together(size, torch.Generator())) if together else math.ceil(len(self.sentences) / size)

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mrnn.cider import CIDEr
 from mrnn.files import write_atomically
 from mrnn.generation import GenerationConfig, generate
-from mrnn.likelihood import pair_log_likelihood, perplexity
+from mrnn.likelihood import IGNORED, pair_log_likelihood, perplexity
 from mrnn.models import LanguageModel, NeuralLanguageModel, tail_parameters
 from mrnn.precision import Precision, autocast
 from mrnn.text import Vocabulary
@@ -166,11 +166,12 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * learning_rate(config, progress.step, steps)
             optimizer.zero_grad(set_to_none=True)
+            tokens = int((batch.targets != IGNORED).sum())
             for part in batch.to(device).split(math.ceil(len(batch.images) / config.accumulate)):
                 with autocast(config.precision, device):
                     cost = objective(model, part, features)
-                # Each part weighs as much of the step's mean as it has of its sentences.
-                (cost.total * (len(part.images) / len(batch.images))).backward()
+                # The mean over the step's tokens, a part at a time.
+                (cost.total * (cost.tokens / tokens)).backward()
                 meter.add(cost)
             torch.nn.utils.clip_grad_norm_(trained.parameters(), config.clip)
             optimizer.step()

@@ -64,8 +64,8 @@ class ObjectiveConfig:
             )
         if self.negatives < 1:
             raise ValueError(f"training.objective.negatives is {self.negatives}, but must be 1 or more")
-        if self.softmax == "sampled" and self.label_smoothing:
-            raise ValueError("training.objective.label_smoothing needs the whole softmax, not a sampled one")
+        if self.softmax != "full" and self.label_smoothing:
+            raise ValueError(f"training.objective.label_smoothing needs the full softmax, not a {self.softmax} one")
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def cross_entropy(
         bias: Of the softmax layer.
         targets: The words that came.
         softmax: `full`, `chunked` (the same value and gradient) or `sampled` (an estimate).
-        label_smoothing: Share of each target's probability that is spread over the vocabulary.
+        label_smoothing: Share of each target's probability that is spread over the vocabulary; of the full one alone.
         negatives: K of the sampled softmax.
 
     Raises:
@@ -48,7 +48,6 @@ def cross_entropy(
             targets,
             linear_bias=bias.to(hidden.dtype),
             reduction="sum",
-            label_smoothing=label_smoothing,
             options=nn.LinearCrossEntropyOptions(),
         ).float()
     logits = nn.functional.linear(hidden, weight, bias)

@@ -1,0 +1,223 @@
+"""Terms beside the likelihood, and what they are measured by: each against a plain oracle."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_models import make
+from test_training import CONFIG, VOCABULARY, made_data, small_model
+
+from mrnn.cider import CIDEr
+from mrnn.generation import draw
+from mrnn.likelihood import Batch, pair_log_likelihood, token_log_probabilities
+from mrnn.models import MRNN, MRNNClasses, MRNNConfig, class_words
+from mrnn.models.classes import ClassesConfig
+from mrnn.text import SIGNS, Vocabulary
+from mrnn.training import ObjectiveConfig, train
+from mrnn.training.contrastive import Contrastive
+from mrnn.training.objective import Objective
+from mrnn.training.self_critical import SelfCritical
+from mrnn.training.softmax import cross_entropy
+from mrnn.training.warm_start import warm_start
+
+
+def test_cider_is_the_fields():
+    from pycocoevalcap.cider.cider import Cider
+
+    generator = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(12)]
+    truths = [[generator.choice(words, generator.integers(3, 9)).tolist() for _ in range(3)] for _ in range(20)]
+    said = [generator.choice(words, generator.integers(2, 9)).tolist() for _ in range(20)]
+    _, expected = Cider().compute_score(
+        {i: [" ".join(s) for s in several] for i, several in enumerate(truths)},
+        {i: [" ".join(s)] for i, s in enumerate(said)},
+    )
+    cider = CIDEr(truths)
+    assert [cider(i, s) for i, s in enumerate(said)] == pytest.approx(list(expected))
+    with pytest.raises(ValueError, match="one reference or more"):
+        CIDEr([[["a"]], []])
+
+
+def test_drawn_sentences_follow_the_models_distribution():
+    torch.manual_seed(0)
+    model = make("mrnn")
+    vocabulary = Vocabulary([*SIGNS, *(f"w{i}" for i in range(20))])
+    image = model.encode_image(torch.randn(1, 7))
+    with torch.no_grad():
+        text, _ = model.encode_text(torch.tensor([[vocabulary.start]]))
+        p = model.logits(text[0], image)[0].double().softmax(-1)
+    p[[vocabulary.start, vocabulary.unknown]] = 0
+    p = p / p.sum()
+    (drawn,) = draw(model, vocabulary, image, 20000, max_length=3)
+    firsts = [s[0] if s else vocabulary.end for s in drawn]
+    counts = torch.bincount(torch.tensor(firsts), minlength=23).double() / len(firsts)
+    assert (counts - p).abs().max() < 5 * (0.25 / 20000) ** 0.5
+    assert max(map(len, drawn)) <= 3
+
+
+def test_a_chunked_softmax_costs_the_same_and_has_the_same_gradient():
+    torch.manual_seed(0)
+    found = []
+    for softmax in ("full", "chunked"):
+        torch.manual_seed(1)
+        hidden = torch.randn(64, 16, requires_grad=True)
+        weight, bias = torch.randn(300, 16, requires_grad=True), torch.randn(300, requires_grad=True)
+        targets = torch.randint(0, 300, (64,))
+        if softmax == "chunked" and not hasattr(torch.nn.functional, "linear_cross_entropy"):
+            with pytest.raises(ValueError, match=r"2\.13"):
+                cross_entropy(hidden, weight, bias, targets, softmax)
+            return
+        cost = cross_entropy(hidden, weight, bias, targets, softmax)
+        cost.backward()
+        found.append([cost.detach(), hidden.grad, weight.grad, bias.grad])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
+def test_a_sampled_softmax_estimates_the_whole():
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(50, 16), 0.3 * torch.randn(3000, 16), torch.randn(3000)
+    targets = torch.randint(0, 3000, (50,))
+    whole = cross_entropy(hidden, weight, bias, targets)
+    estimates = [cross_entropy(hidden, weight, bias, targets, "sampled", negatives=500) for _ in range(40)]
+    assert torch.stack(estimates).mean() == pytest.approx(whole.item(), rel=0.01)
+    assert cross_entropy(hidden, weight, bias, targets, "sampled", negatives=5000) == pytest.approx(whole.item())
+
+
+def test_contrastive_scores_are_first_order_scores():
+    model, data = make("mrnn"), made_data(6)
+    term = Contrastive()
+    with torch.no_grad():
+        term.log_scale.fill_(0.7)
+    (batch,) = data.batches(VOCABULARY, 6, 0, 0)
+    image = model.encode_image(data.features[batch.images]).detach()
+    centre, step = image.mean(0), 1e-2
+    sentences = [data.sentences[i] for i in batch.images.tolist()]  # one sentence an image, in their order
+    scores = torch.empty(6, 6)
+    for j in range(6):
+        there = centre + step * (image[j] - centre)
+        back = centre - step * (image[j] - centre)
+        a, b = (
+            torch.tensor([sum(t) for t in token_log_probabilities(model, VOCABULARY, sentences, at.expand(6, -1))])
+            for at in (there, back)
+        )
+        scores[:, j] = math.exp(0.7) * (a - b) / (2 * step)
+    own = torch.arange(6)
+    expected = torch.nn.functional.cross_entropy(scores, own) + torch.nn.functional.cross_entropy(scores.t(), own)
+    assert term(model, batch, image).item() == pytest.approx(expected.item() / 2, rel=1e-2)
+
+
+def test_sentences_of_one_image_are_not_told_apart():
+    model, data = make("mrnn"), made_data(4)
+    batch = Batch.of([[5, 6], [7]], [0, 0], VOCABULARY)
+    image = model.encode_image(data.features[batch.images])
+    assert Contrastive()(model, batch, image).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_self_critical_gradient_raises_the_likely_reward():
+    torch.manual_seed(0)
+    model, data = small_model(), made_data(32)
+    term = SelfCritical(VOCABULARY, data, 8)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    rewards = []
+    for _ in range(60):
+        loss, reward = term(model, list(range(32)), data.features)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rewards.append(reward.item())
+    assert np.mean(rewards[-10:]) > 2 * np.mean(rewards[:10])
+
+
+OBJECTIVES = {
+    "smooth": ObjectiveConfig(label_smoothing=0.1),
+    "contrastive": ObjectiveConfig(contrastive=0.3),
+    "self-critical": ObjectiveConfig(likelihood=0.5, self_critical=1.0),
+    "sampled": ObjectiveConfig(softmax="sampled", negatives=10),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_term_trains_and_goes_on_as_if_never_stopped(tmp_path, name):
+    config = replace(CONFIG, epochs=3, objective=OBJECTIVES[name], average=0.5, accumulate=2)
+    config = replace(config, choose="cider" if name == "self-critical" else "perplexity", schedule="constant")
+    data, dev = made_data(48), made_data(16, seed=1)
+    records = []
+    whole = small_model()
+    train(whole, VOCABULARY, data, dev, config, tmp_path / "whole", None, records.append)
+    assert {"contrastive": "contrastive", "self-critical": "reward"}.get(name, "bits") in records[0]
+
+    class Killed(Exception):
+        pass
+
+    def kill(record):
+        if record["epoch"] == 2 and "dev_perplexity" not in record:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(small_model(), VOCABULARY, data, dev, config, tmp_path / "killed", None, kill)
+    again = small_model(seed=5)
+    train(again, VOCABULARY, data, dev, config, tmp_path / "killed")
+    torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+def test_accumulated_gradients_are_the_batchs():
+    data = made_data(24)
+    weights = []
+    for accumulate in (1, 3):
+        torch.manual_seed(0)
+        model = MRNN(MRNNConfig(embedding=6, word=8, recurrent=8, multimodal=10), len(VOCABULARY), 7)
+        (batch,) = data.batches(VOCABULARY, 24, 0, 0)
+        objective = Objective(ObjectiveConfig(), VOCABULARY, data)
+        total = sum(c.tokens for c in [objective(model, batch, data.features)])
+        for part in batch.split(24 // accumulate):
+            cost = objective(model, part, data.features)
+            (cost.total * cost.tokens / total).backward()
+        weights.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*weights)
+
+
+def test_a_warm_start_keeps_the_vectors_of_shared_words():
+    old = Vocabulary([*SIGNS, "a", "dog", "runs"])
+    new = Vocabulary([*SIGNS, "runs", "cat", "a", "sits"])
+    sizes = MRNNConfig(embedding=6, word=8, recurrent=8, multimodal=10)
+    start, model = MRNN(sizes, 6, 7), MRNN(sizes, 7, 7)
+    fresh = model.W_1.weight[4].clone()
+    assert warm_start(model, new, start, old) == []
+    assert torch.equal(model.W_1.weight[3], start.W_1.weight[5])
+    assert torch.equal(model.U_M.weight[5], start.U_M.weight[3])
+    assert torch.equal(model.W_1.weight[4], fresh)
+    assert torch.equal(model.U_r.weight, start.U_r.weight)
+    wider = MRNN(replace(sizes, multimodal=12), 7, 7)
+    assert "V_I.weight" in warm_start(wider, new, start, old)
+
+
+def test_a_sentence_without_an_image_has_that_of_none():
+    data = made_data(10)
+    both = replace(data, features=data.features).with_text([[5, 6], [7]])
+    assert len(both.sentences) == 12
+    assert both.images[-2:] == [10, 10]
+    torch.testing.assert_close(both.features[10], data.features.mean(0))
+
+
+def test_class_words_speak_for_what_the_classifier_sees():
+    vocabulary = Vocabulary([*SIGNS, "a", "cat", "coffee", "sits"])
+    words, ids = class_words(vocabulary)
+    assert (words, ids) == (("cat", "coffee"), (4, 5))
+    torch.manual_seed(0)
+    sizes = ClassesConfig(embedding=6, word=8, recurrent=8, multimodal=10, words=words, ids=ids)
+    model = MRNNClasses(sizes, len(vocabulary), 7).eval()
+    with torch.no_grad():
+        model.classifier_weight[281:286, 0] = 9.0  # the first feature is all about cats
+    model.fit_features(torch.randn(50, 7) * 0.01)
+    nothing, cat = model.feature_mean[None], model.feature_mean[None] + torch.eye(7)[:1]
+    assert not model.evidence(nothing).any()
+    assert model.evidence(cat)[0, 0] > 3 > model.evidence(cat)[0, 1] == 0
+    sentence = [[3, 4]]
+    seen, unseen = (pair_log_likelihood(model, vocabulary, sentence, [0], features) for features in (cat, nothing))
+    without = MRNNClasses(sizes, len(vocabulary), 7).eval()
+    without.load_state_dict({**model.state_dict(), "a": torch.zeros(())})
+    plain = pair_log_likelihood(without, vocabulary, sentence, [0], cat)
+    assert seen > plain
+    torch.testing.assert_close(pair_log_likelihood(without, vocabulary, sentence, [0], nothing), unseen)
