@@ -10,6 +10,7 @@ from PIL import Image
 
 from mrnn.corpora import SPLITS, combine, read_corpora, read_corpus
 from mrnn.corpora.base import seeded_split
+from mrnn.corpora.sentences import read_sentences
 
 JPEG = io.BytesIO()
 Image.new("RGB", (2, 2)).save(JPEG, "JPEG")
@@ -577,3 +578,21 @@ def test_coco_sample(data):
     assert [len(corpus.split(split)) for split in SPLITS] == [2000, 250, 250]
     assert all(photo.key.startswith("coco:") for photo in corpus.photos)
     assert_splits_share_nothing(corpus)
+
+
+def test_captions_without_photos_leave_out_those_of_held_out_photos(tmp_path):
+    images = [
+        {"filename": "1000092795.jpg", "sentences": ["A cat sits.", {"raw": "A cat."}]},
+        {"filename": "10002456.jpg", "sentences": ["A horse."]},
+    ]
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps({"images": images}))
+    assert read_sentences(path) == ["A cat sits.", "A cat.", "A horse."]
+    assert read_sentences(path, {"flickr:10002456"}) == ["A cat sits.", "A cat."]
+    lines = tmp_path / "captions.txt"
+    lines.write_text("a cat\n\n a dog \n")
+    assert read_sentences(lines) == ["a cat", "a dog"]
+    for text in ("{", '{"images": [{}]}', '{"images": []}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"captions\.json"):
+            read_sentences(path)
