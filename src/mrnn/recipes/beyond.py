@@ -4,19 +4,23 @@ Every recipe runs by `mrnn train NAME --data DIR/flickr8k --out runs/NAME`; docs
 """
 
 from dataclasses import replace
+from typing import Any
 
-from mrnn.models import ClassesConfig, RegionsConfig, TransformerConfig
+from mrnn.models import ClassesConfig, MRNNConfig, RegionsConfig, TransformerConfig, TunedConfig
 from mrnn.recipes import flickr8k
 from mrnn.recipes.recipe import Recipe
 from mrnn.training import ObjectiveConfig
 
+MODEL: dict[str, Any] = {"recurrence": "gru", "dropout_word": 0.25, "dropout_image": 0.4, "dropout_multimodal": 0.5}
 CONTRASTIVE = ObjectiveConfig(contrastive=0.3)
+# Short trainings that begin from a model trained before.
+FURTHER = replace(flickr8k.TRAINING, epochs=4, learning_rate=1e-3)
 
 
 def gru() -> Recipe:
     """m-RNN with a GRU as its recurrent layer."""
     recipe = flickr8k.mrnn()
-    return replace(recipe, model=replace(flickr8k.MRNN, recurrence="gru"), training=replace(recipe.training, epochs=12))
+    return replace(recipe, model=MRNNConfig(**MODEL), training=replace(recipe.training, epochs=12))
 
 
 def contrastive() -> Recipe:
@@ -26,9 +30,42 @@ def contrastive() -> Recipe:
 
 
 def regions() -> Recipe:
-    """The same with attention over a grid of 3 x 3 regions."""
-    model = RegionsConfig(recurrence="gru", dropout_word=0.25, dropout_image=0.4, dropout_multimodal=0.5)
-    return replace(gru(), encoder="grid:3:efficientnet_lite2", model=model)
+    """The same as `gru` with attention over a grid of 3 x 3 regions."""
+    return replace(gru(), encoder="grid:3:efficientnet_lite2", model=RegionsConfig(**MODEL))
+
+
+def regions_contrastive() -> Recipe:
+    """Four more epochs of `regions` with the contrastive term."""
+    return replace(regions(), start="runs/flickr8k-regions", training=replace(FURTHER, objective=CONTRASTIVE))
+
+
+def regions_self_critical() -> Recipe:
+    """Three more of `regions_contrastive` for the CIDEr of its own captions, with likelihood and contrast beside it."""
+    objective = ObjectiveConfig(likelihood=0.3, contrastive=0.1, self_critical=1.0)
+    training = replace(
+        FURTHER,
+        epochs=3,
+        learning_rate=4e-4,
+        weight_decay=0.1,
+        together=True,
+        average=0.99,
+        choose="cider",
+        objective=objective,
+    )
+    return replace(regions(), start="runs/flickr8k-regions-contrastive", training=training)
+
+
+def tuned() -> Recipe:
+    """Two more epochs of `contrastive` with the last stage and the head of the CNN."""
+    training = replace(FURTHER, epochs=2, together=True, objective=CONTRASTIVE)
+    return replace(
+        gru(),
+        encoder="stem:21:efficientnet_lite2",
+        mirror=False,
+        start="runs/flickr8k-contrastive",
+        model=TunedConfig(**MODEL),
+        training=training,
+    )
 
 
 def transformer() -> Recipe:
@@ -39,15 +76,17 @@ def transformer() -> Recipe:
 
 
 def classes() -> Recipe:
-    """The same with words of the image classifier; `--text FILE` adds captions without photos to learn words from."""
-    model = ClassesConfig(recurrence="gru", dropout_word=0.25, dropout_image=0.4, dropout_multimodal=0.5)
-    return replace(gru(), model=model)
+    """The same as `gru` with words of the image classifier; `--text FILE` adds captions to learn words from."""
+    return replace(gru(), model=ClassesConfig(**MODEL))
 
 
 RECIPES = {
     "flickr8k-gru-long": gru,
     "flickr8k-contrastive": contrastive,
     "flickr8k-regions": regions,
+    "flickr8k-regions-contrastive": regions_contrastive,
+    "flickr8k-regions-self-critical": regions_self_critical,
+    "flickr8k-tuned": tuned,
     "flickr8k-transformer": transformer,
     "flickr8k-classes": classes,
 }
