@@ -15,8 +15,8 @@ class Recipe:
         encoder: Name of the encoder, as `load_encoder` takes it.
         min_count: How often a word must occur in the training captions to be known.
         mirror: Train on every photo's mirror image too, for captions that say neither left nor right.
-        start: Model whose weights training begins with: bundled, a folder or a hub name. Words that both know
-            keep their vectors; layers of another size begin afresh.
+        start: Model whose weights training begins with: bundled, a folder or a hub name. Its words stay
+            known and keep their vectors; new words, and layers of another size, begin afresh.
         model: Sizes and options.
         training: How to train.
         generation: How captions are searched for by default.

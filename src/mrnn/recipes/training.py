@@ -127,6 +127,10 @@ def train_recipe(
     sentences = [tokens for path in text for s in read_sentences(path, held_out) if (tokens := tokenise(s))]
     captions = (tokenise(caption) for photo in train_split.photos for caption in photo.captions)
     vocabulary = Vocabulary.build(chain(captions, sentences), recipe.min_count)
+    start = load(recipe.start) if recipe.start else None
+    if start is not None:  # what it knows is not forgotten, even if these captions do not say it
+        known = set(start.vocabulary.tokens)
+        vocabulary = Vocabulary([*start.vocabulary.tokens, *(t for t in vocabulary.tokens if t not in known)])
     mirrored = None
     if recipe.mirror:
         paths = [photo.path for photo in train_split.photos]
@@ -169,15 +173,14 @@ def train_recipe(
     if text:
         run["text"] = [sha256(path) for path in text]
     on_step = with_tensorboard(out, on_step)
-    if recipe.start:
-        start = load(recipe.start)
+    if start is not None:
         if not isinstance(start.model, NeuralLanguageModel):
             raise ValueError(f"{recipe.start}: a model that counts words has no weights to start from")
         model.fit_features(data.features.to(device))
         model.set_output_bias(log_frequencies(data, vocabulary).to(device))
         warm_start(model, vocabulary, start.model, start.vocabulary)
         run["start"] = start.fingerprint
-    progress = train(model, vocabulary, data, dev, recipe.training, out, run, on_step, fresh=not recipe.start)
+    progress = train(model, vocabulary, data, dev, recipe.training, out, run, on_step, fresh=start is None)
     plot_curves(out / "log.jsonl", out / "curves.png")
     provenance = {"training": _provenance(name, recipe, corpus, command, progress), "code": code_version()}
     references = _references(model, train_split.features, recipe) if model.uses_image else None
