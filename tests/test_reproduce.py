@@ -122,6 +122,21 @@ def test_every_recipe_trains_on_made_data_in_the_layout_of_its_own(name, data, a
     assert again.caption(test.path)[0][0].text == pipeline.caption(test.path)[0][0].text
 
 
+def test_words_of_captions_without_photos_are_learned_and_stay_known(data, alexnet, tmp_path):
+    text = tmp_path / "more.txt"
+    text.write_text("a cat plays the piano\n" * 6)
+    small = replace(RECIPES["flickr8k-classes"](), references=20)
+    small = replace(small, training=replace(small.training, epochs=1))
+    corpus, cache = read_corpora([data["flickr8k"]]), alexnet.parent / "cache"
+    first = train_recipe("first", small, corpus, tmp_path / "first", cache_folder=cache, text=[text])
+    assert {"cat", "piano"} <= set(first.model.config.words)
+    further = replace(small, start=str(tmp_path / "first"))
+    second = train_recipe("second", further, corpus, tmp_path / "second", cache_folder=cache)
+    assert second.vocabulary.tokens == first.vocabulary.tokens
+    with pytest.raises(ValueError, match="another recipe"):
+        train_recipe("second", small, corpus, tmp_path / "second", cache_folder=cache)
+
+
 def test_recipes_belong_to_tables_and_say_how_they_fared():
     assert {row.recipe for rows in TABLES.values() for row in rows} == set(RECIPES) - {"base", *beyond.RECIPES}
     for name, make in RECIPES.items():
