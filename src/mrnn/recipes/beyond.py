@@ -15,6 +15,16 @@ MODEL: dict[str, Any] = {"recurrence": "gru", "dropout_word": 0.25, "dropout_ima
 CONTRASTIVE = ObjectiveConfig(contrastive=0.3)
 # Short trainings that begin from a model trained before.
 FURTHER = replace(flickr8k.TRAINING, epochs=4, learning_rate=1e-3)
+SELF_CRITICAL = replace(
+    FURTHER,
+    epochs=3,
+    learning_rate=4e-4,
+    weight_decay=0.1,
+    together=True,
+    average=0.99,
+    choose="cider",
+    objective=ObjectiveConfig(likelihood=0.3, contrastive=0.1, self_critical=1.0),
+)
 
 
 def gru() -> Recipe:
@@ -39,20 +49,14 @@ def regions_contrastive() -> Recipe:
     return replace(regions(), start="runs/flickr8k-regions", training=replace(FURTHER, objective=CONTRASTIVE))
 
 
+def self_critical() -> Recipe:
+    """Three more epochs of the paper's m-RNN for the CIDEr of its captions, likelihood and contrast beside it."""
+    return replace(flickr8k.mrnn(), start="runs/flickr8k", training=SELF_CRITICAL)
+
+
 def regions_self_critical() -> Recipe:
-    """Three more of `regions_contrastive` for the CIDEr of its own captions, with likelihood and contrast beside it."""
-    objective = ObjectiveConfig(likelihood=0.3, contrastive=0.1, self_critical=1.0)
-    training = replace(
-        FURTHER,
-        epochs=3,
-        learning_rate=4e-4,
-        weight_decay=0.1,
-        together=True,
-        average=0.99,
-        choose="cider",
-        objective=objective,
-    )
-    return replace(regions(), start="runs/flickr8k-regions-contrastive", training=training)
+    """The same of `regions_contrastive`."""
+    return replace(regions(), start="runs/flickr8k-regions-contrastive", training=SELF_CRITICAL)
 
 
 def tuned() -> Recipe:
@@ -85,6 +89,7 @@ RECIPES = {
     "flickr8k-contrastive": contrastive,
     "flickr8k-regions": regions,
     "flickr8k-regions-contrastive": regions_contrastive,
+    "flickr8k-self-critical": self_critical,
     "flickr8k-regions-self-critical": regions_self_critical,
     "flickr8k-tuned": tuned,
     "flickr8k-transformer": transformer,
