@@ -16,6 +16,7 @@ from PIL import Image
 
 pytest.importorskip("lancedb", reason="lancedb is not installed")
 
+from mrnn.explanation import GUESS
 from mrnn.library import Filters, Library, photo_files
 
 
@@ -222,7 +223,11 @@ def test_the_verbs(photos, tmp_path):
     assert len(paths) == 3
     assert all(Path(path).is_file() for path in paths)
     found = run("search", photos / "red.jpg", "--json", "--sheet", tmp_path / "sheet.png", library=library)
-    assert json.loads(found.stdout.splitlines()[0])["photo"] == str(photos / "red.jpg")
+    first = json.loads(found.stdout.splitlines()[0])
+    assert first["photo"] == str(photos / "red.jpg")
+    marked = run("search", photos / "red.jpg", library=library).stderr
+    assert first["familiar"] == (f"{first['photo']}: {GUESS}" not in marked)
+    assert (GUESS in result.stderr) == (GUESS in marked), "all photos are found, so what indexing counts is marked"
     assert (tmp_path / "sheet.png").is_file()
     assert run("export", tmp_path / "out.csv", library=library).returncode == 0
     for wrong in (["search"], ["search", "a dog", "--after", "yesterday"], ["export"], ["search", "a", "--top", "0"]):

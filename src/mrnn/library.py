@@ -18,7 +18,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ class Found:
         score: What it was ranked by: nats for a sentence, a cosine for a photo, standard deviations for both.
         caption: The best caption of it.
         taken: When, as ISO date and time.
+        familiar: Whether it is like the photos that the model was trained on; else caption and score are a guess.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Found:
     score: float
     caption: str
     taken: str
+    familiar: bool = True
 
 
 @dataclass
@@ -101,6 +103,7 @@ class IndexReport:
         added: Photos that were encoded.
         recognised: Photos whose content was known under another name.
         removed: Photos that are gone.
+        unfamiliar: Photos of those added that are unlike what the model was trained on.
         errors: Photos that cannot be used.
     """
 
@@ -108,6 +111,7 @@ class IndexReport:
     added: int = 0
     recognised: int = 0
     removed: int = 0
+    unfamiliar: int = 0
     errors: list[ImageError] = field(default_factory=list)
 
 
@@ -295,7 +299,7 @@ class Library:
 
         fresh = [read for read in batch if read.pixels is not None]
         if fresh:
-            self._encode(fresh)
+            report.unfamiliar += self._encode(fresh)
         rows = [read.row for read in fresh]
         again = [read.row for read in batch if read.pixels is None and not read.row["error"]]
         for row in again:  # the same content under another name
@@ -312,8 +316,8 @@ class Library:
         report.added += len(fresh)
         report.recognised += len(again)
 
-    def _encode(self, fresh: list[_Read]) -> None:
-        """Fill in vectors and captions."""
+    def _encode(self, fresh: list[_Read]) -> int:
+        """Fill in vectors and captions; the number of photos unlike what the model was trained on."""
         pipeline = self.pipeline
         pixels = torch.from_numpy(np.stack([read.pixels for read in fresh if read.pixels is not None]))
         pooled = [pipeline.encoder(part.to(pipeline.device)).pooled.float() for part in pixels.split(8)]
@@ -328,6 +332,7 @@ class Library:
                 captions=[caption.text for caption in several],
                 likelihoods=[caption.log_likelihood for caption in several],
             )
+        return sum(pipeline.unfamiliar_images(torch.from_numpy(image)))
 
     def _delete(self, paths: Sequence[str]) -> None:
         for start in range(0, len(paths), 500):
@@ -376,7 +381,11 @@ class Library:
             standard = (alike - alike.mean()) / alike.std(correction=0).clamp_min(1e-6)
             scores = self._sentence_scores(image, sentence, None if like is None else standard, shortlist)
         best = scores.topk(min(top, len(rows)))
-        return [loaded.found(int(rows[i]), s) for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+        guesses = self.pipeline.unfamiliar_images(image[best.indices])
+        return [
+            replace(loaded.found(int(rows[i]), score), familiar=not guess)
+            for score, i, guess in zip(best.values.tolist(), best.indices.tolist(), guesses, strict=True)
+        ]
 
     def _centre(self, image: torch.Tensor) -> torch.Tensor:
         return image.mean(0) if self.pipeline.centre is None else self.pipeline.centre.cpu()

@@ -185,7 +185,12 @@ class Pipeline:
         if self.familiarity is None:
             return [False] * len(features)
         with torch.inference_mode():
-            image = self.model.encode_image(features.to(self.device).float())
+            return self.unfamiliar_images(self.model.encode_image(features.to(self.device).float()))
+
+    def unfamiliar_images(self, image: Float[Tensor, "N M"]) -> list[bool]:
+        """`unfamiliar` for image vectors."""
+        if self.familiarity is None:
+            return [False] * len(image)
         return (self.familiarity.percentile(image) > UNFAMILIAR).tolist()
 
     def explain(

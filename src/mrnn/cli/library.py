@@ -33,6 +33,8 @@ def index(
         model: Bundled model, folder or hub name.
         rebuild: Encode all photos anew if the library is of another model.
     """
+    from mrnn.explanation import GUESS
+
     photos = _open(library, model, rebuild)
     with bar("indexing") as advance:
         report = photos.index(folder, advance)
@@ -42,6 +44,8 @@ def index(
         f"{photos.folder}: {len(photos):,} photos ({report.added:,} new, {report.recognised:,} renamed or copied, "
         f"{report.removed:,} gone, {report.unchanged:,} unchanged)"
     )
+    if report.unfamiliar:
+        warn(f"{report.unfamiliar:,} of the new photos are {GUESS}; mrnn search and mrnn caption name them")
     return 1 if report.errors else 0
 
 
@@ -77,6 +81,7 @@ def search(
         json: Print JSON, one object a line.
     """
     from mrnn.corpora.base import IMAGE_SUFFIXES
+    from mrnn.explanation import GUESS
     from mrnn.library import Filters
 
     sentence: str | None = query or None
@@ -96,9 +101,11 @@ def search(
     for photo in found:
         if json:
             fields = {"photo": str(photo.path), "score": photo.score, "caption": photo.caption, "taken": photo.taken}
-            print(as_json(fields))
+            print(as_json({**fields, "familiar": photo.familiar}))
         else:
             print(photo.path if paths else f"{photo.path}\t{photo.score:.2f}\t{photo.caption}")
+            if not photo.familiar:
+                warn(f"{photo.path}: {GUESS}")
     if not found:
         say("no photo passes the filters")
     if sheet is not None and found:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from mrnn.cli.console import Data, Usage, bar, report, say, typed_command, warn_photos
+from mrnn.cli.console import Data, Usage, bar, report, say, typed_command, warn, warn_photos
 from mrnn.cli.parsing import parse
 
 
@@ -44,6 +44,7 @@ def evaluate(
     from mrnn.corpora import read_corpora
     from mrnn.encoders import FeatureCache
     from mrnn.evaluation import evaluate_captions, evaluate_likelihood, evaluate_retrieval
+    from mrnn.explanation import GUESS
     from mrnn.files import write_json
     from mrnn.pipeline import code_version, load
     from mrnn.recipes import encode_split
@@ -66,6 +67,9 @@ def evaluate(
     references = [photo.captions for photo in photos.photos]
     pairs = [(i, c) for i, several in enumerate(references) for c in several if tokenise(c)]
     owner, sentences = [i for i, _ in pairs], [c for _, c in pairs]
+    guesses = sum(pipeline.unfamiliar(photos.features))
+    if guesses:
+        warn(f"{guesses:,} of {len(photos.photos):,} photos are {GUESS}")
     figures = {"photos": float(len(photos.photos))}
     if metrics in ("all", "likelihood"):
         figures |= evaluate_likelihood(pipeline.model, pipeline.vocabulary, references, photos.features)

@@ -116,6 +116,7 @@ class FoundOut(BaseModel):
     score: float
     caption: str
     taken: str
+    familiar: bool
 
 
 class SearchOut(BaseModel):
@@ -397,7 +398,7 @@ def _caption(c: Caption) -> CaptionOut:
 
 def _found(f: Found) -> FoundOut:
     fields = asdict(f)
-    return FoundOut(name=f.path.name, **{key: fields[key] for key in ("id", "score", "caption", "taken")})
+    return FoundOut(name=f.path.name, **{key: fields[key] for key in ("id", "score", "caption", "taken", "familiar")})
 
 
 def _shown(shelf: Library, id: str) -> bytes:
