@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -72,18 +73,21 @@ def main(seconds: float = 60) -> None:
             except httpx.ConnectError:
                 time.sleep(0.2)
         asyncio.run(load_test(address, photos, 5))
-        before = memory(server.pid)
+        readings, latencies, statuses = [memory(server.pid)], [], Counter()
         clock = time.perf_counter()
-        latencies, statuses = asyncio.run(load_test(address, photos, seconds))
-        rate = statuses.get(200, 0) / (time.perf_counter() - clock)
-        after = memory(server.pid)
+        while time.perf_counter() - clock < seconds:
+            some, answers = asyncio.run(load_test(address, photos, min(30, seconds)))
+            latencies += some
+            statuses += Counter(answers)
+            readings.append(memory(server.pid))
+        rate = statuses[200] / (time.perf_counter() - clock)
     finally:
         server.terminate()
         server.wait()
     p50, p99 = np.percentile(latencies, [50, 99])
     share = f"{100 * rate / alone:.0f} % of {alone:.1f} offline"
-    print(f"serving     {rate:.1f} photos/s to {CLIENTS} clients, {share}; answers {statuses}")
-    print(f"            p99 {p99:.2f} s, median {p50:.2f} s; memory {before} to {after} MiB", flush=True)
+    print(f"serving     {rate:.1f} photos/s to {CLIENTS} clients, {share}; answers {dict(statuses)}")
+    print(f"            p99 {p99:.2f} s, median {p50:.2f} s; MiB every 30 s {readings}", flush=True)
 
 
 if __name__ == "__main__":

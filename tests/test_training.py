@@ -54,7 +54,7 @@ def test_the_cost_is_the_papers_formula():
         log2_p = [math.log2(logits.detach()[t].softmax(-1)[w]) for t, w in enumerate(words)]
         log2_perplexity = -sum(log2_p) / len(words)
         expected += len(words) * log2_perplexity
-    assert float(cost) == pytest.approx(expected, rel=1e-5)
+    assert float(cost.detach()) == pytest.approx(expected, rel=1e-5)
     assert tokens == data.tokens
     norm = sum(float((p.double() ** 2).sum()) for p in model.parameters())
     assert float(squared_norm(model)) == pytest.approx(norm, rel=1e-5)
