@@ -139,7 +139,7 @@ function show(answer, told) {
     ...answer.photos.map((p) => {
       const item = element("li");
       const button = element("button", "", { type: "button" });
-      const image = element("img", "", { alt: p.caption, width: 256, height: 256 });
+      const image = element("img", "", { alt: p.familiar ? p.caption : `${p.caption} (a guess)`, width: 256, height: 256 });
       image.dataset.id = p.id;
       seen.observe(image);
       button.append(image, element("span", p.name, { "aria-hidden": "true" }));
@@ -160,7 +160,8 @@ async function search(like = "") {
 async function view(p) {
   $("viewer-photo").src = await blobURL(`/v1/photo/${p.id}`);
   $("viewer-photo").alt = p.caption;
-  $("viewer-caption").textContent = `${p.caption} (${p.name}, ${p.taken.slice(0, 10)})`;
+  const guess = p.familiar ? "" : " Unlike anything the model was trained on: a guess.";
+  $("viewer-caption").textContent = `${p.caption} (${p.name}, ${p.taken.slice(0, 10)})${guess}`;
   $("viewer-like").onclick = () => guarded(async () => {
     $("viewer").close();
     $("query").value = "";
