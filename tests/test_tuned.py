@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from test_encoders import huggingface_folder
 
 from mrnn.encoders import load_encoder
 from mrnn.encoders.split import tail
@@ -37,11 +38,41 @@ def test_stem_and_tail_together_are_the_whole_network(block):
         torch.testing.assert_close(model.pool(features), whole(pixels).pooled, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["clip", "siglip", "dinov2", "registers", "vit", "convnext"])
+@pytest.mark.parametrize("block", [0, 1, 3])
+def test_a_model_of_transformers_is_cut_too(name, block, tmp_path):
+    spec = huggingface_folder(name, tmp_path)
+    whole, stem = load_encoder(spec), load_encoder(f"stem:{block}:{spec}")
+    model = TunedMRNN(TunedConfig(encoder=spec, block=block, **SIZES), 23, whole.width).eval()
+    model.tail.load_state_dict(stem.tail.state_dict())
+    pixels = photos(2, whole.preprocessing.side)
+    features = stem(pixels).pooled
+    assert tuple(features.shape[1:]) == stem.row
+    torch.testing.assert_close(model.pool(features.clone()), whole(pixels).pooled.clone(), atol=1e-4, rtol=1e-4)
+    model.train()
+    model.pool(features.clone()).square().sum().backward()
+    trained = [name for name, p in model.tail.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    # A class token alone is pooled, or a bias moves every key alike: a few parameters may have no say.
+    assert len(trained) > 0.7 * len(list(model.tail.parameters()))
+
+
+def test_a_network_that_is_more_than_its_blocks_is_not_cut(monkeypatch, tmp_path):
+    spec = huggingface_folder("vit", tmp_path)
+    from mrnn.encoders.huggingface import VisionTower
+
+    blocks = VisionTower.blocks
+    monkeypatch.setattr(VisionTower, "blocks", lambda self: blocks(self).append(torch.nn.ReLU()))
+    with pytest.raises(ValueError, match=r"huggingface:.* is more than its blocks one after the other"):
+        load_encoder(f"stem:1:{spec}")
+
+
 def test_a_block_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match="blocks of efficientnet_lite0 are 0 to"):
         tail("efficientnet_lite0", 99)
     with pytest.raises(ValueError, match="cannot be trained"):
-        tail("huggingface:x", 0)
+        tail("huggingface:", 0)
+    with pytest.raises(ValueError, match="huggingface:/nowhere cannot be loaded"):
+        tail("huggingface:/nowhere", 0)
     with pytest.raises(ValueError, match="stem:BLOCK:ENCODER"):
         load_encoder("stem:efficientnet_lite0")
 

@@ -222,8 +222,9 @@ class Pipeline:
         with torch.inference_mode():
             b = self.model.encode_image(pooled.to(self.device))[0]
             cells = None
-            if isinstance(self.model, TunedMRNN) and pooled.ndim == 4:
-                grid, pooled = self.model.last_map(pooled.to(self.device)).permute(0, 2, 3, 1), self.model.pool(pooled)
+            if isinstance(self.model, TunedMRNN) and pooled.ndim > 2:
+                last = self.model.last_map(pooled.to(self.device))
+                grid, pooled = last.permute(0, 2, 3, 1) if last.ndim == 4 else None, self.model.pool(pooled)
             # Where the encoder pools by the mean, b is the mean of the cells' own vectors.
             if grid is not None and pooled.ndim == 2 and torch.allclose(grid.float().mean((1, 2)), pooled, 1e-3, 1e-3):
                 flat = self.model.encode_image(grid[0].float().flatten(0, 1).to(self.device))

@@ -6,6 +6,7 @@ output; the grid is the last layer's patch vectors, without class and register t
 Shapes: N images, S side of the input, D feature width, P patches, G x G grid of patches.
 """
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -43,6 +44,67 @@ class VisionTower(nn.Module):
         side = math.isqrt(last.shape[1])  # class and register tokens stand before the patches
         patches = last[:, last.shape[1] - side * side :]
         return pooled, patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+
+    def blocks(self) -> nn.Sequential:
+        """From normalised photos to pooled features: what embeds them, one layer after the other, and the rest.
+
+        Raises:
+            ValueError: The model is not built like those named above.
+        """
+        layers = next((module for module in self.tower.modules() if isinstance(module, nn.ModuleList)), None)
+        norm = getattr(self.tower, "layernorm", getattr(self.tower, "post_layernorm", None))
+        embeddings = getattr(self.tower, "embeddings", None)
+        if layers is None or norm is None or embeddings is None:
+            raise ValueError(
+                f"{type(self.tower).__name__} does not tell its layers, so it cannot be trained from one on"
+            )
+        before = nn.Sequential(embeddings, getattr(self.tower, "pre_layrnorm", nn.Identity()))
+        pooler = getattr(self.tower, "head", getattr(self.tower, "pooler", None))
+        return nn.Sequential(before, *map(_Layer, layers), _Pooling(norm, pooler, self.projection))
+
+
+class _Layer(nn.Module):
+    """A layer by itself, which in transformers may ask for masks and may answer with a tuple."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+        needed = inspect.signature(layer.forward).parameters.values()
+        self.masks = sum(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in needed) - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x, *[None] * self.masks)
+        return y[0] if isinstance(y, tuple) else y
+
+
+class _Pooling(nn.Module):
+    """Pooled features (N, D) of the last layer's patches (N, P, C), or of its map (N, C, G, G)."""
+
+    def __init__(self, norm: nn.Module, pooler: nn.Module | None, projection: nn.Module | None):
+        super().__init__()
+        self.norm, self.pooler, self.projection = norm, pooler, projection
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x if x.ndim == 3 else x.mean((2, 3)))
+        if x.ndim == 3:
+            x = x[:, 0] if self.pooler is None else self.pooler(x)
+        return x if self.projection is None else self.projection(x)
+
+
+def without_weights(source: str) -> VisionTower:
+    """The image half of a hub model or local folder, with weights of no meaning.
+
+    Raises:
+        ValueError: transformers is not installed, or the configuration cannot be had.
+    """
+    try:
+        from transformers import AutoConfig, AutoModel
+    except ImportError:
+        raise ValueError("huggingface encoders need transformers: pip install 'mrnn[hf]'") from None
+    try:
+        return VisionTower(AutoModel.from_config(AutoConfig.from_pretrained(source), trust_remote_code=False))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"huggingface:{source} cannot be loaded ({str(error).strip().splitlines()[0]})") from None
 
 
 def load(source: str | None) -> tuple[VisionTower, int, Preprocessing, str]:

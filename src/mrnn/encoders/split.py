@@ -1,14 +1,14 @@
 """A network cut in two, so that its last blocks can be trained with the language model: a frozen stem, and a tail.
 
-`stem:BLOCK:ENCODER` encodes photos up to a block; its features are what that block takes, (C, H, W) a photo, or the
-normalised photo itself for block 0. `tail` builds the rest. Batch norms are folded into their convolutions before the
-cut, so that their statistics are frozen.
+`stem:BLOCK:ENCODER` encodes photos up to a block; its features are what that block takes, (C, H, W) a photo, (P, C) of
+a network of patches, or the normalised photo itself for block 0. `tail` builds the rest. Batch norms are folded into
+their convolutions before the cut, so that their statistics are frozen.
 
-Shapes: N images, S side of the input, C channels, H x W cells.
+Shapes: N images, S side of the input, C channels, H x W cells, P patches, D feature width.
 """
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from mrnn.encoders.base import Encoder, ImageFeatures, fold_batch_norms
@@ -43,12 +43,21 @@ class Stem(Encoder):
             raise ValueError(f"no encoder {name!r}: the last block of {encoder.name} is {len(blocks) - 1}")
         self.stem, self.tail = nn.Sequential(*list(blocks)[:block]), nn.Sequential(*list(blocks)[block:])
         side = encoder.preprocessing.side
-        self.row = tuple(self(torch.zeros(1, side, side, 3, dtype=torch.uint8)).pooled.shape[1:])
+        photo = torch.randint(256, (1, side, side, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+        features = self(photo).pooled
+        self.row = tuple(features.shape[1:])
+        if not torch.allclose(pooled(self.tail(features)), encoder(photo).pooled, atol=1e-3, rtol=1e-3):
+            raise ValueError(f"{encoder.name} is more than its blocks one after the other, so it cannot be cut")
 
     @torch.inference_mode()
     def forward(self, pixels: UInt8[Tensor, "N S S 3"]) -> ImageFeatures:
         """What the block at the cut takes, of a batch of preprocessed photos."""
         return ImageFeatures(self.stem(((pixels - self.mean) / self.std).permute(0, 3, 1, 2)))
+
+
+def pooled(x: Float[Tensor, "N D *cells"]) -> Float[Tensor, "N D"]:
+    """What a network's last block gave, averaged over its cells if it has any."""
+    return x if x.ndim == 2 else x.mean((2, 3))
 
 
 def tail(name: str, block: int) -> nn.Sequential:
@@ -61,21 +70,27 @@ def tail(name: str, block: int) -> nn.Sequential:
     Raises:
         ValueError: There is no such encoder, or it cannot be cut there.
     """
-    if name.startswith("efficientnet_lite") and name[-1] in "012":
+    kind, _, source = name.partition(":")
+    if kind.startswith("efficientnet_lite") and kind[-1] in "012":
         from mrnn.encoders.efficientnet_lite import EfficientNetLite
 
-        network: nn.Module = EfficientNetLite(int(name[-1]))
-    elif name == "alexnet":
+        network: nn.Module = EfficientNetLite(int(kind[-1]))
+    elif kind == "alexnet":
         from mrnn.encoders.alexnet import AlexNet
 
         network = AlexNet()
-    elif name in ("vgg16", "vgg19"):
+    elif kind in ("vgg16", "vgg19"):
         from mrnn.encoders.vgg import VGG
 
-        network = VGG(int(name[3:]))
+        network = VGG(int(kind[3:]))
+    elif kind == "huggingface" and source:
+        from mrnn.encoders.huggingface import without_weights
+
+        network = without_weights(source)
     else:
         raise ValueError(
-            f"{name} cannot be trained from a block on; efficientnet_lite0 to 2, alexnet, vgg16 and vgg19 can"
+            f"{name} cannot be trained from a block on; efficientnet_lite0 to 2, alexnet, vgg16, vgg19 and "
+            "huggingface:MODEL can"
         )
     blocks = blocks_of(name, fold_batch_norms(network.eval()))
     if not 0 <= block < len(blocks):

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mrnn.encoders.split import tail
+from mrnn.encoders.split import pooled, tail
 from mrnn.models.mrnn import MRNN, MRNNConfig
 
 CHUNK = 64
@@ -57,12 +57,11 @@ class TunedMRNN(MRNN):
 
     def pool(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N D"]:
         """The last map, averaged over its cells."""
-        x = features if features.ndim == 2 else self.last_map(features)
-        return x if x.ndim == 2 else x.mean((2, 3))
+        return features if features.ndim == 2 else pooled(self.last_map(features))
 
-    def last_map(self, features: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D *cells"]:
+    def last_map(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N D *cells"]:
         """What the tail makes of the stem's features."""
-        x = features.contiguous(memory_format=torch.channels_last)
+        x = features if features.ndim != 4 else features.contiguous(memory_format=torch.channels_last)
         if self.training and self.config.block == 0:
             x = augment(x)
         for block in self.tail:

@@ -113,7 +113,7 @@ def train_recipe(
         on_errors: Called with the photos that cannot be used.
         on_step: Called with every record of the training log.
         text: Files of captions without photos, which are learned at the mean image. Those of photos that the corpus
-            holds out are left out.
+            holds out are left out. A model with class words learns their words too; to others they are unknown.
 
     Raises:
         ValueError: The data cannot be trained on, the loss is not finite, or `out` holds another run.
@@ -126,7 +126,9 @@ def train_recipe(
     held_out = {photo.key for photo in corpus.photos if photo.split != "train"}
     sentences = [tokens for path in text for s in read_sentences(path, held_out) if (tokens := tokenise(s))]
     captions = (tokenise(caption) for photo in train_split.photos for caption in photo.captions)
-    vocabulary = Vocabulary.build(chain(captions, sentences), recipe.min_count)
+    # A word that no photo was captioned with can be meant only by a model whose classifier speaks for it.
+    spoken = chain(captions, sentences) if isinstance(recipe.model, ClassesConfig) else captions
+    vocabulary = Vocabulary.build(spoken, recipe.min_count)
     start = load(recipe.start) if recipe.start else None
     if start is not None:  # what it knows is not forgotten, even if these captions do not say it
         known = set(start.vocabulary.tokens)
