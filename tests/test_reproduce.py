@@ -111,7 +111,7 @@ def test_every_recipe_trains_on_made_data_in_the_layout_of_its_own(name, data, a
     if recipe.encoder in ("alexnet", "vgg16"):  # either gives features of one vector a photo
         recipe = replace(recipe, encoder=f"alexnet:{alexnet}")
     recipe = replace(
-        recipe, training=replace(recipe.training, epochs=1), references=min(recipe.references, 20), start=""
+        recipe, training=replace(recipe.training, epochs=1), references=min(recipe.references, 20), after=""
     )
     corpus = read_corpora([data["coco" if name == "base" else name.partition("-")[0]]])
     pipeline = train_recipe(name, recipe, corpus, tmp_path / "run", cache_folder=alexnet.parent / "cache")
@@ -135,6 +135,27 @@ def test_words_of_captions_without_photos_are_learned_and_stay_known(data, alexn
     assert second.vocabulary.tokens == first.vocabulary.tokens
     with pytest.raises(ValueError, match="another recipe"):
         train_recipe("second", small, corpus, tmp_path / "second", cache_folder=cache)
+
+
+def test_what_a_recipe_comes_after_is_trained_first_and_learns_the_text(data, alexnet, tmp_path, monkeypatch):
+    text = tmp_path / "more.txt"
+    text.write_text("a cat plays the piano\n" * 6)
+    small = replace(RECIPES["flickr8k-classes"](), references=20)
+    first = replace(small, training=replace(small.training, epochs=1))
+    second = replace(first, after="first", training=replace(first.training, epochs=2))
+    monkeypatch.setitem(RECIPES, "first", lambda: first)
+    corpus, cache, steps = read_corpora([data["flickr8k"]]), alexnet.parent / "cache", []
+    out, options = tmp_path / "out", {"cache_folder": cache, "text": [text], "on_step": steps.append}
+    pipeline = train_recipe("second", second, corpus, out, **options)
+    start = load(out / "start")
+    assert pipeline.vocabulary.tokens == start.vocabulary.tokens
+    assert {"cat", "piano"} <= set(start.vocabulary.tokens)
+    assert [record["epoch"] for record in steps if "dev_perplexity" in record] == [1, 1, 2]
+    assert start.provenance["training"]["recipe_name"] == "first"
+    assert pipeline.fingerprint == load(out).fingerprint != start.fingerprint
+    again = train_recipe("second", replace(second, start=str(out / "start")), corpus, tmp_path / "again", **options)
+    assert not (tmp_path / "again" / "start").exists()
+    assert again.vocabulary.tokens == start.vocabulary.tokens
 
 
 def test_recipes_belong_to_tables_and_say_how_they_fared():

@@ -1,6 +1,7 @@
 """Past the paper: what it left as future work, each on Flickr8K against the plain m-RNN of `flickr8k.py`.
 
-Every recipe runs by `mrnn train NAME --data DIR/flickr8k --out runs/NAME`; docs/beyond.md says what each adds.
+Every recipe runs by `mrnn train NAME --data DIR/flickr8k --out runs/NAME`, what it comes after first, unless
+`--start` names a run of that; docs/beyond.md says what each adds.
 """
 
 from dataclasses import replace
@@ -46,17 +47,17 @@ def regions() -> Recipe:
 
 def regions_contrastive() -> Recipe:
     """Four more epochs of `regions` with the contrastive term."""
-    return replace(regions(), start="runs/flickr8k-regions", training=replace(FURTHER, objective=CONTRASTIVE))
+    return replace(regions(), after="flickr8k-regions", training=replace(FURTHER, objective=CONTRASTIVE))
 
 
 def self_critical() -> Recipe:
     """Three more epochs of the paper's m-RNN for the CIDEr of its captions, likelihood and contrast beside it."""
-    return replace(flickr8k.mrnn(), start="runs/flickr8k", training=SELF_CRITICAL)
+    return replace(flickr8k.mrnn(), after="flickr8k", training=SELF_CRITICAL)
 
 
 def regions_self_critical() -> Recipe:
     """The same of `regions_contrastive`."""
-    return replace(regions(), start="runs/flickr8k-regions-contrastive", training=SELF_CRITICAL)
+    return replace(regions(), after="flickr8k-regions-contrastive", training=SELF_CRITICAL)
 
 
 def tuned() -> Recipe:
@@ -66,7 +67,7 @@ def tuned() -> Recipe:
         gru(),
         encoder="stem:21:efficientnet_lite2",
         mirror=False,
-        start="runs/flickr8k-contrastive",
+        after="flickr8k-contrastive",
         model=TunedConfig(**MODEL),
         training=training,
     )

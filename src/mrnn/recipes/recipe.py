@@ -15,6 +15,7 @@ class Recipe:
         encoder: Name of the encoder, as `load_encoder` takes it.
         min_count: How often a word must occur in the training captions to be known.
         mirror: Train on every photo's mirror image too, for captions that say neither left nor right.
+        after: Recipe that is trained first, in the run's folder `start`, and gone on from, unless `start` is given.
         start: Model whose weights training begins with: bundled, a folder or a hub name. Its words stay
             known and keep their vectors; new words, and layers of another size, begin afresh.
         model: Sizes and options.
@@ -26,6 +27,7 @@ class Recipe:
     encoder: str = "efficientnet_lite2"
     min_count: int = 5
     mirror: bool = False
+    after: str = ""
     start: str = ""
     model: ModelConfig = field(default_factory=MRNNConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

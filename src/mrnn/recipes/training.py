@@ -113,11 +113,30 @@ def train_recipe(
         on_errors: Called with the photos that cannot be used.
         on_step: Called with every record of the training log.
         text: Files of captions without photos, which are learned at the mean image. Those of photos that the corpus
-            holds out are left out. A model with class words learns their words too; to others they are unknown.
+            holds out are left out. A model with class words learns their words too; to others they are unknown. Of a
+            recipe that comes after another, the first learns them.
 
     Raises:
         ValueError: The data cannot be trained on, the loss is not finite, or `out` holds another run.
     """
+    start = load(recipe.start) if recipe.start else None
+    if recipe.after and start is None:
+        from mrnn.recipes import RECIPES
+
+        start = train_recipe(
+            recipe.after,
+            RECIPES[recipe.after](),
+            corpus,
+            out / "start",
+            command,
+            cache_folder,
+            device,
+            on_features,
+            on_errors,
+            on_step,
+            text,
+        )
+        text = ()
     encoder = load_encoder(recipe.encoder).to(device)
     cache = FeatureCache(encoder, cache_folder)
     train_split = encode_split(corpus, "train", cache, on_features)
@@ -129,7 +148,6 @@ def train_recipe(
     # A word that no photo was captioned with can be meant only by a model whose classifier speaks for it.
     spoken = chain(captions, sentences) if isinstance(recipe.model, ClassesConfig) else captions
     vocabulary = Vocabulary.build(spoken, recipe.min_count)
-    start = load(recipe.start) if recipe.start else None
     if start is not None:  # what it knows is not forgotten, even if these captions do not say it
         known = set(start.vocabulary.tokens)
         vocabulary = Vocabulary([*start.vocabulary.tokens, *(t for t in vocabulary.tokens if t not in known)])
@@ -177,7 +195,7 @@ def train_recipe(
     on_step = with_tensorboard(out, on_step)
     if start is not None:
         if not isinstance(start.model, NeuralLanguageModel):
-            raise ValueError(f"{recipe.start}: a model that counts words has no weights to start from")
+            raise ValueError(f"{recipe.start or recipe.after}: a model that counts words has no weights to start from")
         model.fit_features(data.features.to(device))
         model.set_output_bias(log_frequencies(data, vocabulary).to(device))
         warm_start(model, vocabulary, start.model, start.vocabulary)
