@@ -1,6 +1,7 @@
 """Encoders of regions, and a model that attends to them, from photo to picture of its explanation."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from PIL import Image
 from mrnn.encoders import FeatureCache, load_encoder, pool_features
 from mrnn.encoders.proposals import Proposals, Proposer
 from mrnn.encoders.regions import BOXES, BoxRegions
+from mrnn.likelihood import token_log_probabilities
 from mrnn.models import MRNNRegions, RegionsConfig
 from mrnn.pipeline import Pipeline, load
 from mrnn.text import SIGNS, Vocabulary
@@ -36,6 +38,8 @@ def test_a_grids_regions_are_the_means_of_its_cells(sample):
     torch.testing.assert_close(parts.pooled[0, 5], whole.grid[0, 3:6, 3:6].mean((0, 1)), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(parts.boxes[0, 6], torch.tensor([2 / 3, 1 / 3, 1.0, 2 / 3]))
     assert grid.fingerprint != plain.fingerprint
+    shares = grid.cell_shares(9, 9)
+    torch.testing.assert_close(shares @ whole.grid[0].flatten(0, 1), parts.pooled[0], atol=1e-5, rtol=1e-5)
     ((_, mirrored, _),) = grid.encode([sample], mirror=True)
     assert (mirrored.pooled - parts.pooled).abs().max() > 0.1
 
@@ -101,6 +105,12 @@ def test_a_model_over_regions_is_saved_captions_and_shows_where_it_looked(tmp_pa
     found = pipe.explain(red, "a red square")
     assert found.boxes.shape == (4, 4)
     assert found.words[1].attention.sum() == pytest.approx(1, abs=1e-5)
+    with torch.inference_mode():
+        here, mean = model.encode_image(features), references.mean(0, keepdim=True)
+        ids = VOCABULARY.encode(["a", "red", "square"])
+        (a,), (b,) = (token_log_probabilities(model, VOCABULARY, [ids], image) for image in (here, mean))
+    for word, own, unseen in zip(found.words, a, b, strict=True):
+        assert word.heat.sum() == pytest.approx((own - unseen) / math.log(2), abs=2e-3)
     command = [sys.executable, "-m", "mrnn", "explain", str(red), "--model", str(tmp_path / "model")]
     command += ["--sentence", "a red square", "--out", str(tmp_path / "why.png"), "--json"]
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -11,7 +11,8 @@ and the evidence of all words together is the normalised score, log P(w | I) / P
 log2 P(w_t | ...) is its Shapley value: its mean effect over all orders in which the three may come, absent ones
 replaced by nothing (the image by the mean training image). They add up to the difference between all and none, exactly.
 
-*Heat.* Pooling is a mean and V_I is linear, so the image vector b is the mean of one b_c a grid cell. On the straight
+*Heat.* Pooling is a mean and V_I is linear, so the image vector b is the mean of one b_c a grid cell; so are the keys
+and values of regions that are parts of the grid. On the straight
 path from the mean training image b0 to b (integrated gradients: Sundararajan et al. 2017, arXiv 1703.01365)
 
     log2 P(w_t | .., b) - log2 P(w_t | .., b0) = q . (b - b0),   q the mean gradient along the path
@@ -297,7 +298,7 @@ def cell_box(size: tuple[int, int], rows: int, columns: int, row: int, column: i
 
 
 def draw_explanation(explanation: Explanation, photo: Image.Image, picture: Path, columns: int = 4) -> None:
-    """Draw the photo, the words coloured by evidence, and a heat map or the attended boxes a content word.
+    """Draw the photo, the words coloured by evidence, and a heat map, with the attended boxes, a content word.
 
     Args:
         explanation: What `explain` gave.
@@ -337,12 +338,12 @@ def draw_explanation(explanation: Explanation, photo: Image.Image, picture: Path
     limit = max([np.abs(word.heat).max() for word in shown if word.heat is not None], default=1.0)
     for axes, word in zip(grid[1:], shown, strict=False):
         axes.imshow(photo.convert("L"), cmap="gray", alpha=0.6)
-        if word.attention is not None and explanation.boxes is not None:
-            _draw_boxes(axes, photo.size, explanation.boxes, word.attention)
-        elif word.heat is not None:
+        if word.heat is not None:
             extent = (0, photo.width, photo.height, 0)
             style: dict[str, Any] = {"cmap": "RdBu_r", "alpha": 0.55, "interpolation": "bilinear"}
             axes.imshow(word.heat, vmin=-limit, vmax=limit, extent=extent, **style)
+        if word.attention is not None and explanation.boxes is not None:
+            _draw_boxes(axes, photo.size, explanation.boxes, word.attention)
         axes.set_title(f"{word.token}  {word.evidence:+.1f}", fontsize=9)
     with atomic_path(picture) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -225,10 +225,15 @@ class Pipeline:
             if isinstance(self.model, TunedMRNN) and pooled.ndim > 2:
                 last = self.model.last_map(pooled.to(self.device))
                 grid, pooled = last.permute(0, 2, 3, 1) if last.ndim == 4 else None, self.model.pool(pooled)
-            # Where the encoder pools by the mean, b is the mean of the cells' own vectors.
-            if grid is not None and pooled.ndim == 2 and torch.allclose(grid.float().mean((1, 2)), pooled, 1e-3, 1e-3):
-                flat = self.model.encode_image(grid[0].float().flatten(0, 1).to(self.device))
-                cells = flat.unflatten(0, grid.shape[1:3])
+            if grid is not None:
+                # Where features are means of cells, b is the mean of the vectors that the cells alone would give.
+                flat = grid[0].float().flatten(0, 1).to(self.device)
+                shares = self.encoder.cell_shares(*grid.shape[1:3]).to(self.device)
+                means, given = shares @ flat, pooled.to(self.device).flatten(0, -2)
+                if means.shape == given.shape and torch.allclose(means, given, 1e-3, 1e-3):
+                    own = len(flat) * shares.t()[..., None] * flat[:, None]
+                    own = own if self.model.uses_regions else own[:, 0]
+                    cells = self.model.encode_image(own).unflatten(0, grid.shape[1:3])
             support: tuple[str, ...] = ()
             if training is not None:
                 known = self.model.encode_image(training[0].to(self.device).float())

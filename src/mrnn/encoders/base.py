@@ -105,6 +105,15 @@ class Encoder(nn.Module):
         except ImageError as error:
             return error
 
+    def cell_shares(self, rows: int, columns: int) -> Float[Tensor, "regions cells"]:
+        """The share of each of a photo's feature vectors that each grid cell is, where they are means of cells.
+
+        Args:
+            rows: H.
+            columns: W.
+        """
+        return torch.full((1, rows * columns), 1 / (rows * columns))
+
     def boxes(self, photo: Image.Image) -> Float[np.ndarray, "regions 4"]:
         """The regions of a photo, of an encoder that looks for them."""
         raise NotImplementedError

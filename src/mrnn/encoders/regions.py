@@ -54,6 +54,12 @@ class GridRegions(Encoder):
         boxes = torch.cat([whole, boxes]).expand(len(pixels), -1, -1)
         return ImageFeatures(torch.cat([features.pooled[:, None], parts], 1), features.grid, boxes)
 
+    def cell_shares(self, rows: int, columns: int) -> Float[Tensor, "regions cells"]:
+        """Of the whole photo the same of all, and of a part the same of those it covers."""
+        one_hot = torch.eye(rows * columns).unflatten(1, (rows, columns))
+        parts = nn.functional.adaptive_avg_pool2d(one_hot[None], self.parts)[0].flatten(1).t()
+        return torch.cat([super().cell_shares(rows, columns), parts])
+
 
 class BoxRegions(Encoder):
     """The whole photo, then the crops of the regions that a proposer finds.
