@@ -14,6 +14,7 @@ from mrnn.corpora import Corpus, read_corpora
 from mrnn.encoders import FeatureCache
 from mrnn.evaluation import evaluate_captions
 from mrnn.files import write_json
+from mrnn.pipeline import load
 from mrnn.recipes import RECIPES, encode_split, train_recipe
 
 SHARES = (0.1, 0.3, 1.0)
@@ -37,7 +38,8 @@ def main() -> None:
     for name in names:
         for share in SHARES:
             out = Path(runs) / f"{name}-{share:g}"
-            pipe = train_recipe(name, RECIPES[name](), part(corpus, share), out)
+            trained = (out / "model.safetensors").exists()
+            pipe = load(out) if trained else train_recipe(name, RECIPES[name](), part(corpus, share), out)
             dev = encode_split(corpus, "dev", FeatureCache(pipe.encoder))
             references = [photo.captions for photo in dev.photos]
             figures, _ = evaluate_captions(
