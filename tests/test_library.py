@@ -9,6 +9,7 @@ import time
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from made import COLOURS, photo, pipeline
@@ -16,8 +17,13 @@ from PIL import Image
 
 pytest.importorskip("lancedb", reason="lancedb is not installed")
 
+from mrnn.encoders import load_encoder
+from mrnn.encoders.proposals import Proposals, Proposer
+from mrnn.encoders.regions import BoxRegions
 from mrnn.explanation import GUESS
 from mrnn.library import Filters, Library, photo_files
+from mrnn.models import MRNNRegions, RegionsConfig
+from mrnn.pipeline import Pipeline
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +73,18 @@ def _counting(method, seen):
         return method(self, fresh)
 
     return wrapped
+
+
+def test_photos_are_indexed_by_the_boxes_found_in_them(pipe, photos, tmp_path):
+    quarter = np.array([[0, 0, 0.5, 0.5]], np.float32)
+    proposer = Proposer("made", "made", lambda photo: Proposals(quarter, np.ones(1, np.float32)))
+    encoder = BoxRegions("boxes:made:efficientnet_lite0", load_encoder("efficientnet_lite0"), proposer)
+    torch.manual_seed(0)
+    sizes = RegionsConfig(embedding=4, word=6, recurrent=6, multimodal=8, attention=3)
+    model = MRNNRegions(sizes, len(pipe.vocabulary), 1280).eval()
+    boxed = Library(tmp_path / "boxed", Pipeline(model, pipe.vocabulary, encoder))
+    assert boxed.index(photos).added == 4
+    assert len(boxed.search("a red square")) == 4
 
 
 def test_folders_are_walked_once_and_other_files_passed_over(photos, tmp_path):

@@ -281,11 +281,12 @@ class Library:
             row["hash"] = sha256(content)
             if row["hash"] in contents:
                 return _Read(row)
-            preprocessing = self.pipeline.encoder.preprocessing
+            encoder = self.pipeline.encoder
             row |= _exif(content, status.st_mtime)
-            image = open_image(content, min_side=max(THUMBNAIL, round(preprocessing.side * preprocessing.scale)))
+            side = round(encoder.preprocessing.side * encoder.preprocessing.scale)
+            image = open_image(content, min_side=max(THUMBNAIL, side))
             row["thumbnail"] = _thumbnail(image)
-            return _Read(row, preprocessing(image))
+            return _Read(row, encoder.pixels(image))
         except ImageError as error:
             row["error"] = error.reason
         except UnicodeEncodeError:

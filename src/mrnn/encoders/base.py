@@ -99,9 +99,17 @@ class Encoder(nn.Module):
                 yield positions, features, errors
                 positions, pixels, errors = [], [], []
 
+    def pixels(self, source: ImageSource) -> UInt8[np.ndarray, "*regions S S 3"]:
+        """What `forward` takes of one photo.
+
+        Raises:
+            ImageError: The photo cannot be used.
+        """
+        return self.preprocessing(source)
+
     def _decode(self, source: ImageSource) -> np.ndarray | ImageError:
         try:
-            return self.preprocessing(source)
+            return self.pixels(source)
         except ImageError as error:
             return error
 

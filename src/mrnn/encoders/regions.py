@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mrnn.encoders.base import Encoder, ImageFeatures
 from mrnn.encoders.proposals import Proposer, crop, top_regions
-from mrnn.images import ImageError, ImageSource, open_image
+from mrnn.images import ImageSource, open_image
 
 BOXES = 19
 
@@ -97,9 +97,11 @@ class BoxRegions(Encoder):
             pooled = torch.cat([super(BoxRegions, self).forward(part).pooled for part in pixels.split(8)])
             return self.network.classify(pooled).softmax(-1).amax(-1).cpu().numpy()  # ty: ignore[not-callable]
 
-    def _decode(self, source: ImageSource) -> np.ndarray | ImageError:
-        try:
-            photo = open_image(source)
-        except ImageError as error:
-            return error
+    def pixels(self, source: ImageSource) -> UInt8[np.ndarray, "K S S 3"]:
+        """The crops of one photo.
+
+        Raises:
+            ImageError: The photo cannot be used.
+        """
+        photo = open_image(source)
         return np.stack([self.preprocessing(crop(photo, box)) for box in self.boxes(photo)])
