@@ -214,6 +214,10 @@ def test_class_words_speak_for_what_the_classifier_sees():
     nothing, cat = model.feature_mean[None], model.feature_mean[None] + torch.eye(7)[:1]
     assert not model.evidence(nothing).any()
     assert model.evidence(cat)[0, 0] > 3 > model.evidence(cat)[0, 1] == 0
+    cells = model.feature_mean + 0.1 * torch.eye(7)
+    several, whole = model.encode_cells(cells), model.encode_image(cells.mean(0, keepdim=True))
+    torch.testing.assert_close(several.mean(0, keepdim=True), whole)
+    assert several[:, -2].argmax() == 0 and whole[0, -2] > 0, "the evidence for a cat is where the cat is"
     sentence = [[3, 4]]
     seen, unseen = (pair_log_likelihood(model, vocabulary, sentence, [0], features) for features in (cat, nothing))
     without = MRNNClasses(sizes, len(vocabulary), 7).eval()

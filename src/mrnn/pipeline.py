@@ -233,7 +233,7 @@ class Pipeline:
                 if means.shape == given.shape and torch.allclose(means, given, 1e-3, 1e-3):
                     own = len(flat) * shares.t()[..., None] * flat[:, None]
                     own = own if self.model.uses_regions else own[:, 0]
-                    cells = self.model.encode_image(own).unflatten(0, grid.shape[1:3])
+                    cells = self.model.encode_cells(own).unflatten(0, grid.shape[1:3])
             support: tuple[str, ...] = ()
             if training is not None:
                 known = self.model.encode_image(training[0].to(self.device).float())

@@ -65,6 +65,10 @@ class LanguageModel(nn.Module, ABC):
         text, _ = self.encode_text(tokens)
         return self.logits(text, self.encode_image(features)[:, None])
 
+    def encode_cells(self, features: Float[Tensor, "C ..."]) -> Float[Tensor, "C F"]:
+        """One image vector a grid cell, whose mean is that of the cells' mean features; for explanations."""
+        return self.encode_image(features)
+
     def describe(self) -> dict[str, Any]:
         """The JSON form that a saved model holds; `build_model` reads it back."""
         return {"vocabulary": self.vocabulary, "features": self.features, **asdict(self.config)}

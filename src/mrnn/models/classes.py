@@ -68,6 +68,12 @@ class MRNNClasses(MRNN):
         """V_I I, then e(I)."""
         return torch.cat([super().encode_image(features), self.evidence(features)], 1)
 
+    def encode_cells(self, features: Float[Tensor, "C D"]) -> Float[Tensor, "C F"]:
+        """V_I I of each grid cell, and e(I) of their mean, shared out as the cells' own evidence is."""
+        whole, own = self.evidence(features.mean(0, keepdim=True)), self.evidence(features) + 1e-6
+        shared = whole * len(features) * own / own.sum(0)
+        return torch.cat([super().encode_image(features), shared], 1)
+
     def evidence(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
         """e(I)."""
         both = torch.cat([features, self.feature_mean[None]]).to(self.classifier_weight)

@@ -58,15 +58,21 @@ class Ensemble(LanguageModel):
 
     def encode_image(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N F"]:
         """The members' image vectors side by side."""
-        found = [
-            member.encode_image(features[:, 0] if features.ndim == 3 and not member.uses_regions else features)
-            for member in self.members
-        ]
+        found = [member.encode_image(_seen(member, features)) for member in self.members]
         self._image_widths = [image.shape[-1] for image in found]
         return torch.cat(found, -1)
+
+    def encode_cells(self, features: Float[Tensor, "C ..."]) -> Float[Tensor, "C F"]:
+        """The members' vectors of grid cells side by side."""
+        return torch.cat([member.encode_cells(_seen(member, features)) for member in self.members], -1)
 
     def logits(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"]) -> Float[Tensor, "... V"]:
         """The members' mean log-probability, normalised."""
         parts = zip(self.members, text.split(self._text_widths, -1), image.split(self._image_widths, -1), strict=True)
         found = [member.logits(t, i).float().log_softmax(-1) for member, t, i in parts]
         return torch.stack(found).mean(0).log_softmax(-1)
+
+
+def _seen(member: LanguageModel, features: Tensor) -> Tensor:
+    """The whole photo alone, of a photo and its regions, for a member that sees no regions."""
+    return features[:, 0] if features.ndim == 3 and not member.uses_regions else features
