@@ -17,7 +17,7 @@ def read_sentences(path: Path, held_out: Collection[str] = ()) -> list[str]:
 
     Args:
         path: The file.
-        held_out: Keys of photos (see `Photo.key`) whose captions are left out.
+        held_out: Keys of photos (see `Photo.key`) whose captions are left out, as they are to be tested on.
 
     Raises:
         ValueError: The file is damaged, or holds no caption.

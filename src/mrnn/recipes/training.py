@@ -112,8 +112,8 @@ def train_recipe(
         on_features: Called as photos are encoded, with how many are done and how many there are.
         on_errors: Called with the photos that cannot be used.
         on_step: Called with every record of the training log.
-        text: Files of captions without photos, which are learned at the mean image. Those of the corpus's own photos
-            are left out. A model with class words learns their words too; to others they are unknown. Of a
+        text: Files of captions without photos, which are learned at the mean image. Those of photos that the corpus
+            holds out are left out. A model with class words learns their words too; to others they are unknown. Of a
             recipe that comes after another, the first learns them.
 
     Raises:
@@ -142,9 +142,8 @@ def train_recipe(
     train_split = encode_split(corpus, "train", cache, on_features)
     dev_split = encode_split(corpus, "dev", cache, on_features)
     on_errors([*train_split.errors, *dev_split.errors])
-    # Of the train photos too: captions known by heart from their text alone would teach nothing about the photos.
-    left_out = {photo.key for photo in corpus.photos}
-    sentences = [tokens for path in text for s in read_sentences(path, left_out) if (tokens := tokenise(s))]
+    held_out = {photo.key for photo in corpus.photos if photo.split != "train"}
+    sentences = [tokens for path in text for s in read_sentences(path, held_out) if (tokens := tokenise(s))]
     captions = (tokenise(caption) for photo in train_split.photos for caption in photo.captions)
     # A word that no photo was captioned with can be meant only by a model whose classifier speaks for it.
     spoken = chain(captions, sentences) if isinstance(recipe.model, ClassesConfig) else captions
