@@ -1,7 +1,8 @@
 """Choose captions that name what a data set hardly names: python scripts/rare_words.py CAPTIONS.json OUT.json DIR...
 
 Of a file of captions without photos it keeps those with a word for one of ImageNet's classes that the train captions
-of the data sets DIR... use fewer than 100 times, but for those of these data sets' own photos. `mrnn train --text OUT.json` then learns those words from text alone.
+of the data sets DIR... use fewer than 100 times, but for those of these data sets' own photos.
+`mrnn train --text OUT.json` then learns those words from text alone.
 """
 
 import json

@@ -33,7 +33,7 @@ def model_card(name: str, config: dict[str, Any]) -> str:
         config: What `config.json` holds.
     """
     parts = [_HEAD.format(name=name)]
-    model = {k: v for k, v in config["model"].items() if k != "name"}
+    model = {k: len(v) if isinstance(v, list) else v for k, v in config["model"].items() if k != "name"}
     parts.append(f"## Model\n\n`{config['model']['name']}` on `{config['encoder']['name']}`: {_inline(model)}.\n")
     if "training" in config:
         t = config["training"]

@@ -50,6 +50,23 @@ def regions_contrastive() -> Recipe:
     return replace(regions(), after="flickr8k-regions", training=replace(FURTHER, objective=CONTRASTIVE))
 
 
+def pretraining() -> Recipe:
+    """`regions` on photos and, by `--text FILE`, on captions without photos."""
+    recipe = regions()
+    return replace(recipe, training=replace(recipe.training, epochs=5, learning_rate=2e-3, weight_decay=0.1))
+
+
+def pretrained() -> Recipe:
+    """Eight more epochs of that on the photos alone."""
+    training = replace(FURTHER, epochs=8)
+    return replace(regions(), after="flickr8k-pretraining", training=training)
+
+
+def pretrained_self_critical() -> Recipe:
+    """Two more epochs of `pretrained` for the CIDEr of its captions."""
+    return replace(regions(), after="flickr8k-pretrained", training=replace(SELF_CRITICAL, epochs=2))
+
+
 def self_critical() -> Recipe:
     """Three more epochs of the paper's m-RNN for the CIDEr of its captions, likelihood and contrast beside it."""
     return replace(flickr8k.mrnn(), after="flickr8k", training=SELF_CRITICAL)
@@ -90,6 +107,9 @@ RECIPES = {
     "flickr8k-contrastive": contrastive,
     "flickr8k-regions": regions,
     "flickr8k-regions-contrastive": regions_contrastive,
+    "flickr8k-pretraining": pretraining,
+    "flickr8k-pretrained": pretrained,
+    "flickr8k-pretrained-self-critical": pretrained_self_critical,
     "flickr8k-self-critical": self_critical,
     "flickr8k-regions-self-critical": regions_self_critical,
     "flickr8k-tuned": tuned,
