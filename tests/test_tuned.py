@@ -11,7 +11,7 @@ from test_encoders import huggingface_folder
 from mrnn.encoders import load_encoder
 from mrnn.encoders.split import tail
 from mrnn.models import TunedConfig, TunedMRNN
-from mrnn.models.tuned import augment
+from mrnn.models.tuned import augment, window
 from mrnn.text import SIGNS, Vocabulary
 from mrnn.training import CaptionData, TrainingConfig, train
 
@@ -128,6 +128,26 @@ def test_augmented_photos_keep_their_shape_and_differ():
     y = augment(x)
     assert y.shape == x.shape
     assert not torch.equal(augment(x), y)
+
+
+def test_a_window_is_a_part_of_its_maps():
+    torch.manual_seed(0)
+    rows, columns = torch.meshgrid(torch.arange(17.0), torch.arange(13.0), indexing="ij")
+    maps = torch.stack([rows, columns]).expand(2, -1, -1, -1)
+    seen = set()
+    for _ in range(200):
+        y = window(maps)
+        top, left, (h, w) = int(y[0, 0, 0, 0]), int(y[0, 1, 0, 0]), y.shape[2:]
+        torch.testing.assert_close(y, maps[:, :, top : top + h, left : left + w])
+        seen.add((h, w))
+    assert seen == {(h, w) for h in range(12, 18) for w in range(10, 14)}
+
+
+def test_windows_are_for_training_alone():
+    model, data = made()
+    assert torch.equal(model.eval().pool(data.features), model.pool(data.features))
+    model.train()
+    assert len({model.last_map(data.features).shape[2:] for _ in range(20)}) > 1
 
 
 def test_a_contradiction_is_refused():

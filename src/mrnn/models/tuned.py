@@ -2,12 +2,14 @@
 
     b = V_I mean(tail(stem(photo)))                        the rest as in `mrnn.py`
 
-The stem is a frozen encoder (`encoders/split.py`); its features go through the tail, which is this model's own. From
-block 0 on the whole CNN is trained, and photos are cropped and coloured anew at every step.
+The stem is a frozen encoder (`encoders/split.py`); its features go through the tail, which is this model's own. In
+training the tail sees another window of its maps at every step, which crops the photos at no cost of encoding; from
+block 0 on, where the whole CNN is trained, the photos themselves are cropped and coloured anew.
 
 Shapes: N images, C channels, H x W cells, GH x GW cells of the last map, M multimodal width, D feature width.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +22,7 @@ from mrnn.encoders.split import pooled, tail
 from mrnn.models.mrnn import MRNN, MRNNConfig
 
 CHUNK = 64
+FITTED = 2000
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class TunedMRNN(MRNN):
     def last_map(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N D *cells"]:
         """What the tail makes of the stem's features."""
         x = features if features.ndim != 4 else features.contiguous(memory_format=torch.channels_last)
-        if self.training and self.config.block == 0:
-            x = augment(x)
+        if self.training and x.ndim == 4:
+            x = augment(x) if self.config.block == 0 else window(x)
         for block in self.tail:
             again = self.config.checkpointing and self.training and torch.is_grad_enabled()
             x = checkpoint(block, x, use_reentrant=False) if again else block(x)
@@ -71,11 +74,22 @@ class TunedMRNN(MRNN):
 
     @torch.no_grad()
     def fit_features(self, features: Float[Tensor, "N ..."]) -> None:
-        """Take mean and deviation from the training images."""
+        """Take mean and deviation from a sample of the training images."""
         training = self.training
         self.eval()
-        super().fit_features(torch.cat([self.pool(part) for part in features.split(CHUNK)]))
+        sample = features[:: math.ceil(len(features) / FITTED)]
+        super().fit_features(torch.cat([self.pool(part) for part in sample.split(CHUNK)]))
         self.train(training)
+
+
+def window(x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C h w"]:
+    """A window of seven tenths of the height and of the width or more, the same for all maps."""
+    spans = []
+    for side in x.shape[2:]:
+        length = int(torch.randint(math.ceil(0.7 * side), side + 1, ()))
+        start = int(torch.randint(side - length + 1, ()))
+        spans.append(slice(start, start + length))
+    return x[:, :, spans[0], spans[1]]
 
 
 def augment(x: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:

@@ -4,7 +4,7 @@ Every recipe runs by `mrnn train NAME --data DIR/flickr8k --out runs/NAME`, what
 `--start` names a run of that; docs/beyond.md says what each adds.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from mrnn.models import ClassesConfig, MRNNConfig, RegionsConfig, TransformerConfig, TunedConfig
@@ -77,17 +77,22 @@ def regions_self_critical() -> Recipe:
     return replace(regions(), after="flickr8k-regions-contrastive", training=SELF_CRITICAL)
 
 
+def with_cnn(recipe: Recipe, after: str) -> Recipe:
+    """Five more epochs of a plain m-RNN with the last two stages and the head of its CNN."""
+    training = replace(FURTHER, epochs=5, encoder_rate=0.2, weight_decay=0.2, together=True, objective=CONTRASTIVE)
+    model = TunedConfig(**asdict(recipe.model), encoder=recipe.encoder, block=16)
+    return replace(recipe, encoder=f"stem:16:{recipe.encoder}", after=after, model=model, training=training)
+
+
 def tuned() -> Recipe:
-    """Two more epochs of `contrastive` with the last stage and the head of the CNN."""
-    training = replace(FURTHER, epochs=2, together=True, objective=CONTRASTIVE)
-    return replace(
-        gru(),
-        encoder="stem:21:efficientnet_lite2",
-        mirror=False,
-        after="flickr8k-contrastive",
-        model=TunedConfig(**MODEL),
-        training=training,
-    )
+    """`contrastive` with its CNN."""
+    return with_cnn(contrastive(), "flickr8k-contrastive")
+
+
+def tuned_self_critical() -> Recipe:
+    """Two more epochs of `tuned` for the CIDEr of its captions."""
+    training = replace(SELF_CRITICAL, epochs=2, encoder_rate=0.2)
+    return replace(tuned(), after="flickr8k-tuned", training=training)
 
 
 def transformer() -> Recipe:
@@ -113,6 +118,7 @@ RECIPES = {
     "flickr8k-self-critical": self_critical,
     "flickr8k-regions-self-critical": regions_self_critical,
     "flickr8k-tuned": tuned,
+    "flickr8k-tuned-self-critical": tuned_self_critical,
     "flickr8k-transformer": transformer,
     "flickr8k-classes": classes,
 }
