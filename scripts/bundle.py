@@ -40,6 +40,9 @@ def main() -> None:
     # The search may have been tuned on dev after the training.
     pipe.generation = RECIPES[name]().generation
     pipe.provenance["training"]["recipe"]["generation"] = asdict(pipe.generation)
+    pipe.provenance["training"]["recipe_name"] = name
+    # What it came after lay where nobody else has it; the recipe trains that first.
+    pipe.provenance["training"]["recipe"]["start"] = ""
     pipe.provenance["provenance"] = PROVENANCE.format(more=more)
     pipe.provenance["results"] = []
     pipe.save(target, torch.float16)
