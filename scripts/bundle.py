@@ -35,7 +35,9 @@ def main() -> None:
     target = BUNDLED / name
     pipe = load(Path(run))
     more = ", and some everyday indoor scenes" if "coco" in pipe.provenance["training"]["data"] else ""
-    data = " ".join(f"--data {Path(folder).name}" for folder in folders if Path(folder).name in _trained_on(pipe))
+    typed = _trained_on(pipe)
+    used = sorted((n for f in folders if (n := Path(f).name) in typed), key=typed.index)
+    data = " ".join(f"--data {n}" for n in used)
     pipe.provenance["training"]["command"] = f"mrnn train {name} {data} --out runs/{name}"
     # The search may have been tuned on dev after the training.
     pipe.generation = RECIPES[name]().generation

@@ -150,6 +150,11 @@ def test_windows_are_for_training_alone():
     assert len({model.last_map(data.features).shape[2:] for _ in range(20)}) > 1
 
 
+def test_a_map_that_is_flattened_next_stays_whole():
+    model = TunedMRNN(TunedConfig(encoder="alexnet", block=14, **SIZES), len(VOCABULARY), 4096).train()
+    assert model.pool(torch.randn(2, 256, 6, 6)).shape == (2, 4096)
+
+
 def test_a_contradiction_is_refused():
     with pytest.raises(ValueError, match="block"):
         TunedConfig(block=-1)

@@ -60,12 +60,17 @@ class TunedMRNN(MRNN):
 
     def pool(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N D"]:
         """The last map, averaged over its cells."""
-        return features if features.ndim == 2 else pooled(self.last_map(features))
+        if features.ndim == 2:
+            return features
+        # Of many photos the widened maps would not fit into memory together; in training a step's are needed at once.
+        parts = [features] if self.training else features.split(CHUNK)
+        return torch.cat([pooled(self.last_map(part)) for part in parts])
 
     def last_map(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N D *cells"]:
         """What the tail makes of the stem's features."""
         x = features if features.ndim != 4 else features.contiguous(memory_format=torch.channels_last)
-        if self.training and x.ndim == 4:
+        # Layers behind a flattened map want it whole.
+        if self.training and x.ndim == 4 and not isinstance(self.tail[0], nn.Flatten):
             x = augment(x) if self.config.block == 0 else window(x)
         for block in self.tail:
             again = self.config.checkpointing and self.training and torch.is_grad_enabled()
@@ -77,8 +82,7 @@ class TunedMRNN(MRNN):
         """Take mean and deviation from a sample of the training images."""
         training = self.training
         self.eval()
-        sample = features[:: math.ceil(len(features) / FITTED)]
-        super().fit_features(torch.cat([self.pool(part) for part in sample.split(CHUNK)]))
+        super().fit_features(self.pool(features[:: math.ceil(len(features) / FITTED)]))
         self.train(training)
 
 
