@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_encoders import huggingface_folder
 
 from mrnn.encoders import load_encoder
 from mrnn.encoders.split import tail
-from mrnn.models import TunedConfig, TunedMRNN
+from mrnn.models import MRNN, MRNNConfig, TunedConfig, TunedMRNN
 from mrnn.models.tuned import augment, window
+from mrnn.pipeline import Pipeline, load
 from mrnn.text import SIGNS, Vocabulary
 from mrnn.training import CaptionData, TrainingConfig, train
 
@@ -94,7 +96,7 @@ def test_the_cnn_is_trained_at_its_own_rate_and_goes_on_after_a_stop(tmp_path):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     train(model, VOCABULARY, data, data, config, tmp_path / "a")
     moved = {name: (p - before[name]).norm() / before[name].norm() for name, p in model.named_parameters()}
-    cnn = [m for name, m in moved.items() if name.startswith("tail") and name.endswith("weight")]
+    cnn = [m for name, m in moved.items() if name.startswith("tail")]
     assert min(cnn) > 0, "every layer of the tail is trained"
     assert max(cnn) < 0.2 * moved["V_I.weight"]
     again, _ = made()
@@ -148,6 +150,33 @@ def test_windows_are_for_training_alone():
     assert torch.equal(model.eval().pool(data.features), model.pool(data.features))
     model.train()
     assert len({model.last_map(data.features).shape[2:] for _ in range(20)}) > 1
+
+
+def test_a_pipeline_encodes_a_photo_with_the_trained_tail(tmp_path):
+    model, _ = made()
+    stem = load_encoder("stem:16:efficientnet_lite0")
+    with torch.no_grad():
+        for parameter in model.tail.parameters():
+            parameter.mul_(1.01)
+    photo = Image.fromarray(photos(1, 300)[0].numpy())
+    maps = stem(torch.tensor(stem.pixels(photo))[None]).pooled.clone()
+    expected = model.eval().encode_image(maps)
+    given = Pipeline(model, VOCABULARY, stem)
+    given.save(tmp_path / "model")
+    for pipeline in (given, load(tmp_path / "model")):
+        features = pipeline.features([photo])
+        assert features.shape == (1, *pipeline.row) == (1, 1280)
+        torch.testing.assert_close(pipeline.model.encode_image(features), expected, atol=2e-3, rtol=2e-3)
+        assert pipeline.encoder.fingerprint not in (stem.fingerprint, load_encoder("efficientnet_lite0").fingerprint)
+
+
+def test_an_ensemble_of_a_tuned_and_a_plain_model_is_refused(tmp_path):
+    model, _ = made()
+    Pipeline(model, VOCABULARY, load_encoder("stem:16:efficientnet_lite0")).save(tmp_path / "tuned")
+    plain = MRNN(MRNNConfig(**SIZES), len(VOCABULARY), 1280)
+    Pipeline(plain, VOCABULARY, load_encoder("efficientnet_lite0")).save(tmp_path / "plain")
+    with pytest.raises(ValueError, match=r"need the same encoder, not efficientnet_lite0 and stem:16"):
+        load(f"{tmp_path / 'plain'}+{tmp_path / 'tuned'}")
 
 
 def test_a_map_that_is_flattened_next_stays_whole():

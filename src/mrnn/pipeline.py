@@ -26,6 +26,7 @@ from torch import Tensor
 import mrnn
 from mrnn.consensus import Consensus, ConsensusConfig
 from mrnn.encoders import Encoder, load_encoder, pool_features
+from mrnn.encoders.split import Stem, rejoin
 from mrnn.explanation import UNFAMILIAR, Explanation, Familiarity, explain, said_of_nearest
 from mrnn.files import atomic_path, read_json, write_atomically, write_json
 from mrnn.generation import Caption, GenerationConfig, generate
@@ -70,24 +71,24 @@ class Pipeline:
         self.generation = generation or GenerationConfig()
         self.provenance = provenance or {}
         self.references = references
-        if isinstance(encoder, Encoder):
-            self.encoder = encoder
-            encoder = encoder.describe()
-        self.encoder_description = encoder
+        self._given = encoder if isinstance(encoder, Encoder) else None
+        self.encoder_description = encoder.describe() if isinstance(encoder, Encoder) else encoder
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The encoder that the model was trained on.
+        """The encoder that the model was trained on; of a model that trained its last blocks, with these.
 
         Raises:
             ValueError: It cannot be had, or its weights or preprocessing are not those of the training.
         """
-        encoder = load_encoder(self.encoder_description["name"])
+        encoder = self._given or load_encoder(self.encoder_description["name"])
         if encoder.fingerprint != self.encoder_description["fingerprint"]:
             raise ValueError(
                 f"the model was trained on other weights of {encoder.name} than those installed; "
                 "its captions would be wrong"
             )
+        if isinstance(self.model, TunedMRNN) and isinstance(encoder, Stem):
+            encoder = rejoin(encoder, self.model.tail)
         return encoder.to(self.device)
 
     @property
@@ -98,6 +99,8 @@ class Pipeline:
     @property
     def row(self) -> tuple[int, ...]:
         """Shape of one photo's features."""
+        if isinstance(self.model, TunedMRNN):
+            return (self.model.features,)
         return tuple(self.encoder_description.get("row", [self.encoder_description["width"]]))
 
     @property
@@ -222,9 +225,6 @@ class Pipeline:
         with torch.inference_mode():
             b = self.model.encode_image(pooled.to(self.device))[0]
             cells = None
-            if isinstance(self.model, TunedMRNN) and pooled.ndim > 2:
-                last = self.model.last_map(pooled.to(self.device))
-                grid, pooled = last.permute(0, 2, 3, 1) if last.ndim == 4 else None, self.model.pool(pooled)
             if grid is not None:
                 # Where features are means of cells, b is the mean of the vectors that the cells alone would give.
                 flat = grid[0].float().flatten(0, 1).to(self.device)
@@ -432,9 +432,9 @@ def load(name: Path | str = "base", device: torch.device | str = "cpu") -> Pipel
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}/config.json: {error}") from None
     _load_weights(model, folder / "model.safetensors")
-    row = encoder.get("row", [model.features])
-    references = _load_references(model, row, folder / REFERENCES)
-    return Pipeline(model, vocabulary, encoder, generation, config, references).to(device)
+    pipeline = Pipeline(model, vocabulary, encoder, generation, config)
+    pipeline.references = _load_references(pipeline.image_width, folder / REFERENCES)
+    return pipeline.to(device)
 
 
 def _ensemble(name: str) -> Pipeline:
@@ -443,6 +443,13 @@ def _ensemble(name: str) -> Pipeline:
     first = max(members, key=lambda member: member.model.uses_regions)
     if any(member.vocabulary.tokens != first.vocabulary.tokens for member in members):
         raise ValueError(f"{name}: the members of an ensemble need the same vocabulary")
+    whole = first.encoder_description
+    for other in (member.encoder_description for member in members):
+        within = first.model.uses_regions and whole["name"].endswith(f":{other['name']}")
+        if other["fingerprint"] != whole["fingerprint"] and not within:
+            raise ValueError(
+                f"{name}: the members of an ensemble need the same encoder, not {whole['name']} and {other['name']}"
+            )
     try:
         model = Ensemble([member.model for member in members])
     except ValueError as error:
@@ -500,15 +507,13 @@ def _kept(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
 
 
-def _load_references(model: LanguageModel, row: Sequence[int], path: Path) -> Tensor | None:
+def _load_references(width: int, path: Path) -> Tensor | None:
     if not path.is_file():
         return None
     try:
         image = load_file(path)["image"].float()
     except (SafetensorError, OSError, KeyError) as error:
         raise ValueError(f"{path}: damaged reference images ({error})") from None
-    with torch.inference_mode():
-        width = model.encode_image(torch.zeros(1, *row)).shape[-1]
     if image.ndim != 2 or image.shape[1] != width or not image.isfinite().all():
         raise ValueError(f"{path}: no reference images of this model")
     return image

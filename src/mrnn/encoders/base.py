@@ -163,7 +163,9 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
         previous: tuple[str, nn.Conv2d] | None = None
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm2d) and previous is not None:
-                setattr(module, previous[0], fuse_conv_bn_eval(previous[1], child))
+                fused = fuse_conv_bn_eval(previous[1], child)
+                fused.requires_grad_(previous[1].weight.requires_grad)  # PyTorch leaves the new bias without
+                setattr(module, previous[0], fused)
                 setattr(module, name, nn.Identity())
             previous = (name, child) if isinstance(child, nn.Conv2d) else None
     return network

@@ -1,11 +1,14 @@
 """A network cut in two, so that its last blocks can be trained with the language model: a frozen stem, and a tail.
 
 `stem:BLOCK:ENCODER` encodes photos up to a block; its features are what that block takes, (C, H, W) a photo, (P, C) of
-a network of patches, or the normalised photo itself for block 0. `tail` builds the rest. Batch norms are folded into
-their convolutions before the cut, so that their statistics are frozen.
+a network of patches, or the normalised photo itself for block 0. `tail` builds the rest, and `rejoin` makes one encoder
+of a stem and the tail that was trained on it. Batch norms are folded into their convolutions before the cut, so that
+their statistics are frozen.
 
 Shapes: N images, S side of the input, C channels, H x W cells, P patches, D feature width.
 """
+
+import copy
 
 import torch
 from jaxtyping import Float, UInt8
@@ -53,6 +56,23 @@ class Stem(Encoder):
     def forward(self, pixels: UInt8[Tensor, "N S S 3"]) -> ImageFeatures:
         """What the block at the cut takes, of a batch of preprocessed photos."""
         return ImageFeatures(self.stem(((pixels - self.mean) / self.std).permute(0, 3, 1, 2)))
+
+
+class _Joined(nn.Module):
+    """A stem and a tail, as an encoder's network."""
+
+    def __init__(self, stem: nn.Sequential, tail: nn.Sequential):
+        super().__init__()
+        self.stem, self.tail = stem, tail
+
+    def forward(self, x: Float[Tensor, "N 3 S S"]) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N D H W"] | None]:
+        last = self.tail(self.stem(x))
+        return pooled(last), last if last.ndim == 4 else None
+
+
+def rejoin(stem: Stem, tail: nn.Sequential) -> Encoder:
+    """The whole network again, with a trained tail; the tail itself is left as it is."""
+    return Encoder(stem.name, _Joined(stem.stem, copy.deepcopy(tail)), stem.preprocessing, stem.width)
 
 
 def pooled(x: Float[Tensor, "N D *cells"]) -> Float[Tensor, "N D"]:

@@ -4,7 +4,8 @@
 
 The stem is a frozen encoder (`encoders/split.py`); its features go through the tail, which is this model's own. In
 training the tail sees another window of its maps at every step, which crops the photos at no cost of encoding; from
-block 0 on, where the whole CNN is trained, the photos themselves are cropped and coloured anew.
+block 0 on, where the whole CNN is trained, the photos themselves are cropped and coloured anew. Of a trained model
+`Pipeline.encoder` is stem and tail together, and the model is given what has gone through both.
 
 Shapes: N images, C channels, H x W cells, GH x GW cells of the last map, M multimodal width, D feature width.
 """
