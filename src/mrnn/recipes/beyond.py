@@ -77,9 +77,9 @@ def regions_self_critical() -> Recipe:
     return replace(regions(), after="flickr8k-regions-contrastive", training=SELF_CRITICAL)
 
 
-def with_cnn(recipe: Recipe, after: str) -> Recipe:
-    """Five more epochs of a plain m-RNN with the last two stages and the head of its CNN."""
-    training = replace(FURTHER, epochs=5, encoder_rate=0.2, weight_decay=0.2, together=True, objective=CONTRASTIVE)
+def with_cnn(recipe: Recipe, after: str, epochs: int = 5) -> Recipe:
+    """More epochs of a plain m-RNN with the last two stages and the head of its CNN."""
+    training = replace(FURTHER, epochs=epochs, encoder_rate=0.2, weight_decay=0.2, together=True, objective=CONTRASTIVE)
     model = TunedConfig(**asdict(recipe.model), encoder=recipe.encoder, block=16)
     return replace(recipe, encoder=f"stem:16:{recipe.encoder}", after=after, model=model, training=training)
 
