@@ -21,7 +21,10 @@ def base_likelihood() -> Recipe:
 
 
 def base_contrastive() -> Recipe:
-    """m-RNN with a GRU and the contrastive term on Flickr8K and COCO together, its CNN as it is. Dev perplexity 15.74."""
+    """m-RNN with a GRU and the contrastive term on Flickr8K and COCO together, its CNN as it is.
+
+    Dev perplexity 15.75.
+    """
     return beyond.contrastive()
 
 
