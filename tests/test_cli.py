@@ -174,6 +174,9 @@ def test_train_evaluate_and_caption_from_a_made_data_set(made, tmp_path):
     assert {"image-to-sentence R@1", "sentence-to-image median rank chance"} <= set(written["figures"])
     assert len(written["captions"]) == 6
     assert sorted(p.name for p in plots.iterdir()) == ["gallery.png", "recall.png"]
+    for kind in ("plain", "weighted"):
+        result = mrnn("evaluate", out, "--data", made, "--cache", cache, "--metrics", "captions", "--consensus", kind)
+        assert result.returncode == 0 and "CIDEr" in result.stdout, result.stderr
 
     result = mrnn("caption", next((made / "images").iterdir()), "--model", out)
     assert result.returncode == 0 and result.stdout

@@ -54,9 +54,30 @@ def test_the_likelihood_counts_as_much_as_it_is_given():
     assert first(10) == "two men walk"
 
 
-@pytest.mark.parametrize("options", [{"neighbours": 0}, {"matches": 0}, {"likelihood": -1.0}])
+def test_weighted_captions_count_by_how_much_likelier_the_image_makes_them():
+    image = torch.tensor([[1.0, 0.0, 0.2], [0.8, 0.3, 0.0], [-1.0, 0.1, 0.0]])
+    vectors = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    config = ConsensusConfig(neighbours=2, likelihood=0.2, temperature=0.5)
+    said = {"a red dog sleeps": -1.0, "a dog runs fast": -2.5, "men walk": -2.0}
+    hypotheses = [hypothesis(text, log_probability) for text, log_probability in said.items()]
+    query = torch.tensor([[1.0, 0.1, 0.2]])
+    ordered = Consensus(image, SAID, config, vectors).rerank([hypotheses], query)[0]
+    near = [*SAID[0], *SAID[1]]
+    weights = [math.exp(float(vectors[i] @ (query[0] - image.mean(0))) / 0.5) for i in range(4)]
+
+    def expected(caption):
+        alike = [plain_similarity(caption.tokens, s) for s in near]
+        agreement = sum(w * a for w, a in zip(weights, alike, strict=True)) / sum(weights)
+        return agreement + 0.2 * sum(caption.log_probabilities) / len(caption.log_probabilities) ** 0.7
+
+    assert ordered == sorted(hypotheses, key=expected, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "options", [{"neighbours": 0}, {"matches": 0}, {"likelihood": -1.0}, {"temperature": 0.0}, {"temperature": -1.0}]
+)
 def test_impossible_options_are_refused(options):
-    with pytest.raises(ValueError, match=r"consensus|likelihood"):
+    with pytest.raises(ValueError, match=r"consensus|likelihood|temperature"):
         ConsensusConfig(**options)
     with pytest.raises(ValueError, match="training images"):
         Consensus(torch.empty(0, 3), [])

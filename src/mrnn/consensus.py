@@ -1,10 +1,15 @@
 """Consensus re-ranking of n-best captions by what was said of like photos (arXiv 1412.6632, section 8).
 
 The nearest training images, in the model's own image space V_I I, are looked up; a hypothesis is scored by the mean
-of its best similarities to their captions. The similarity of two sentences is CIDEr's (Vedantam et al. 2015): the
-cosine of their n-grams' tf-idf vectors, averaged over n = 1..4.
+of its best similarities to their captions, or, weighted, by the mean over all of them, each with a weight by how much
+likelier the image to caption makes it:
 
-Shapes: Q images to caption, N training images, M multimodal width.
+    exp(q . (b - b0) / temperature),    q . (b - b0)  ~  log P(w | b) / P(w | b0)    (`retrieval/first_order.py`)
+
+The similarity of two sentences is CIDEr's (Vedantam et al. 2015): the cosine of their n-grams' tf-idf vectors,
+averaged over n = 1..4.
+
+Shapes: Q images to caption, N training images, S captions of theirs, M multimodal width.
 """
 
 import math
@@ -22,6 +27,8 @@ from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.models import LanguageModel
 from mrnn.text import Vocabulary
 
+LENGTH_EXPONENT = 0.7
+
 
 @dataclass(frozen=True)
 class ConsensusConfig:
@@ -30,9 +37,11 @@ class ConsensusConfig:
     Args:
         neighbours: Training images looked up, by the cosine of image vectors about the training images' mean.
         matches: Captions of theirs, those most like the hypothesis, over which the similarity is averaged.
-        likelihood: Weight of the score that the search gave the hypothesis, beside the mean similarity.
+        likelihood: Weight, beside the mean similarity, of the score that the search gave the hypothesis; of its
+            log-likelihood / tokens ** 0.7 if captions are weighted.
         hypotheses: Captions that a beam of as many gives to choose from.
         image_gain: Of that search; more than a search that has the last word can bear.
+        temperature: Weigh the neighbours' captions, in nats, instead of looking for matches; not if None.
     """
 
     neighbours: int = 60
@@ -40,12 +49,19 @@ class ConsensusConfig:
     likelihood: float = 0.08
     hypotheses: int = 10
     image_gain: float = 1.3
+    temperature: float | None = None
 
     def __post_init__(self):
         if self.neighbours < 1 or self.matches < 1 or self.hypotheses < 1:
             raise ValueError("consensus needs 1 neighbour, match and hypothesis or more")
         if self.likelihood < 0:
             raise ValueError(f"the weight of the likelihood is {self.likelihood}, but must be 0 or more")
+        if self.temperature is not None and self.temperature <= 0:
+            raise ValueError(f"the temperature is {self.temperature}, but must be above 0 (or None)")
+
+
+PLAIN = ConsensusConfig()
+WEIGHTED = ConsensusConfig(likelihood=0.05, temperature=5.0)
 
 
 class Consensus:
@@ -55,6 +71,7 @@ class Consensus:
         image: (N, M), what `model.encode_image` gave of the training images.
         captions: For each of them its captions, tokenised.
         config: How to re-rank.
+        vectors: (S, M) first-order vectors of all captions in their order, if the configuration has a temperature.
 
     Raises:
         ValueError: scipy is not installed, or there is no training image.
@@ -64,11 +81,13 @@ class Consensus:
         self,
         image: Float[Tensor, "N M"],
         captions: Sequence[Sequence[Sequence[str]]],
-        config: ConsensusConfig | None = None,
+        config: ConsensusConfig = PLAIN,
+        vectors: Float[Tensor, "S M"] | None = None,
     ):
         if not len(captions):
             raise ValueError("consensus needs training images")
-        self.config = config or ConsensusConfig()
+        assert config.temperature is None or vectors is not None
+        self.config, self._first_order = config, vectors
         image = image.cpu()
         self.centre = image.mean(0)
         self._directions = torch.nn.functional.normalize(image - self.centre, dim=1)
@@ -102,15 +121,22 @@ class Consensus:
             captions: For each of Q images the hypotheses of a search.
             image: What `model.encode_image` gave of them.
         """
-        directions = torch.nn.functional.normalize(image.cpu() - self.centre, dim=1)
+        offset = image.cpu() - self.centre
         k = min(self.config.neighbours, len(self._directions))
-        near = (directions @ self._directions.t()).topk(k, 1).indices.tolist()
+        near = (torch.nn.functional.normalize(offset, dim=1) @ self._directions.t()).topk(k, 1).indices.tolist()
         ordered = []
-        for several, neighbours in zip(captions, near, strict=True):
+        for several, neighbours, away in zip(captions, near, offset, strict=True):
             rows = np.concatenate([np.arange(self._first[i], self._first[i + 1]) for i in neighbours])
             hypotheses = self._vectors([ngrams(caption.tokens) for caption in several])
-            similarity = np.sort((hypotheses @ self._said[rows].T).toarray(), 1)[:, -self.config.matches :]
-            score = similarity.mean(1) + self.config.likelihood * np.array([caption.score for caption in several])
+            similarity = (hypotheses @ self._said[rows].T).toarray()
+            if self.config.temperature is None or self._first_order is None:
+                agreement = np.sort(similarity, 1)[:, -self.config.matches :].mean(1)
+                likelihood = [caption.score for caption in several]
+            else:
+                likelier = self._first_order[torch.from_numpy(rows)] @ away
+                agreement = similarity @ (likelier / self.config.temperature).softmax(0).numpy()
+                likelihood = [c.log_likelihood / len(c.log_probabilities) ** LENGTH_EXPONENT for c in several]
+            score = agreement + self.config.likelihood * np.array(likelihood)
             ordered.append([several[i] for i in np.argsort(-score, kind="stable")])
         return ordered
 

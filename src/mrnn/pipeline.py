@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import mrnn
-from mrnn.consensus import Consensus, ConsensusConfig
+from mrnn.consensus import PLAIN, Consensus, ConsensusConfig
 from mrnn.encoders import Encoder, load_encoder, pool_features
 from mrnn.encoders.split import Stem, rejoin
 from mrnn.explanation import UNFAMILIAR, Explanation, Familiarity, explain, said_of_nearest
@@ -33,7 +33,7 @@ from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.images import ImageSource, open_image
 from mrnn.models import Ensemble, LanguageModel, NeuralLanguageModel, TunedMRNN, build_model, model_name
 from mrnn.precision import Precision
-from mrnn.retrieval import Match, Query, Retriever, Score, pair_log_likelihood
+from mrnn.retrieval import Match, Query, Retriever, Score, first_order, pair_log_likelihood
 from mrnn.retrieval.exact import MEMORY
 from mrnn.text import Vocabulary, tokenise
 
@@ -247,7 +247,7 @@ class Pipeline:
         return Explanation(sentence, words, self.familiarity.percentile(b[None]).item(), support, boxes)
 
     def consensus(
-        self, features: Float[Tensor, "N D"], captions: Sequence[Sequence[str]], config: ConsensusConfig | None = None
+        self, features: Float[Tensor, "N D"], captions: Sequence[Sequence[str]], config: ConsensusConfig = PLAIN
     ) -> Consensus:
         """What was said of training photos, to re-rank captions by.
 
@@ -258,7 +258,12 @@ class Pipeline:
         """
         with torch.inference_mode():
             image = self.model.encode_image(features.to(self.device).float())
-        return Consensus(image, [[tokenise(caption) for caption in several] for several in captions], config)
+        said = [[tokenise(caption) for caption in several] for several in captions]
+        vectors = None
+        if config.temperature is not None:
+            sentences = [self.vocabulary.encode(tokens) for several in said for tokens in several]
+            vectors = first_order(self.model, self.vocabulary, sentences, image.mean(0)).vectors
+        return Consensus(image, said, config, vectors)
 
     def retriever(self, features: Float[Tensor, "N D"], sentences: Sequence[str], **options: Any) -> Retriever:
         """A `Retriever` over photos that are encoded already; options are its own.

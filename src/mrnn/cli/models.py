@@ -20,7 +20,7 @@ def evaluate(
     beam: int | None = None,
     shortlist: int = 60,
     exact: bool = False,
-    consensus: bool = False,
+    consensus: Literal["plain", "weighted"] | None = None,
     json: Annotated[Path | None, arg(metavar="FILE")] = None,
     plots: Annotated[Path | None, arg(metavar="DIR")] = None,
     cache: Path | None = None,
@@ -36,11 +36,13 @@ def evaluate(
         shortlist: Photos that retrieval scores exactly for each sentence, and five times as many sentences, where a
             photo has five captions, for each photo.
         exact: Retrieval scores every pair exactly, which takes minutes.
-        consensus: Re-rank ten captions a photo by the captions of the nearest photos of the train split.
+        consensus: Re-rank ten captions a photo by the captions of the nearest photos of the train split: by those most
+            like it, as the second paper does, or weighted by how well they fit the photo.
         json: Write the figures, the captions and the fingerprints of model, data and code here.
         plots: Draw recall curves and a gallery of captions and found sentences into this folder.
         cache: Folder of the feature cache.
     """
+    from mrnn.consensus import PLAIN, WEIGHTED
     from mrnn.corpora import read_corpora
     from mrnn.encoders import FeatureCache
     from mrnn.evaluation import evaluate_captions, evaluate_likelihood, evaluate_retrieval
@@ -76,7 +78,10 @@ def evaluate(
     captions, scores = [], {}
     if metrics in ("all", "captions"):
         generation = pipeline.generation if beam is None else replace(pipeline.generation, beam=beam)
-        said = None if known is None else pipeline.consensus(known.features, [p.captions for p in known.photos])
+        said = None
+        if known is not None:
+            config = WEIGHTED if consensus == "weighted" else PLAIN
+            said = pipeline.consensus(known.features, [p.captions for p in known.photos], config)
         more, captions = evaluate_captions(
             pipeline.model, pipeline.vocabulary, references, photos.features, generation, pipeline.centre, said
         )
