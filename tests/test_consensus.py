@@ -66,7 +66,8 @@ def test_weighted_captions_count_by_how_much_likelier_the_image_makes_them():
     weights = [math.exp(float(vectors[i] @ (query[0] - image.mean(0))) / 0.5) for i in range(4)]
 
     def expected(caption):
-        alike = [plain_similarity(caption.tokens, s) for s in near]
+        gaussian = [math.exp(-((len(caption.tokens) - len(s)) ** 2) / 72) for s in near]
+        alike = [g * plain_similarity(caption.tokens, s) for g, s in zip(gaussian, near, strict=True)]
         agreement = sum(w * a for w, a in zip(weights, alike, strict=True)) / sum(weights)
         return agreement + 0.2 * sum(caption.log_probabilities) / len(caption.log_probabilities) ** 0.7
 

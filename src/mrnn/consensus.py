@@ -7,7 +7,7 @@ likelier the image to caption makes it:
     exp(q . (b - b0) / temperature),    q . (b - b0)  ~  log P(w | b) / P(w | b0)    (`retrieval/first_order.py`)
 
 The similarity of two sentences is CIDEr's (Vedantam et al. 2015): the cosine of their n-grams' tf-idf vectors,
-averaged over n = 1..4.
+averaged over n = 1..4; weighted, times CIDEr-D's Gaussian of the difference in length.
 
 Shapes: Q images to caption, N training images, S captions of theirs, M multimodal width.
 """
@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mrnn.cider import ORDERS, NGrams, ngrams
+from mrnn.cider import ORDERS, SIGMA, NGrams, ngrams
 from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.models import LanguageModel
 from mrnn.text import Vocabulary
@@ -98,6 +98,7 @@ class Consensus:
         self._idf = np.array([math.log(len(captions) / n) for n in frequency.values()])
         self._first = np.cumsum([0, *map(len, said)])
         self._said = self._vectors([grams for several in said for grams in several])
+        self._length = np.array([len(caption) for several in captions for caption in several])
 
     def caption(
         self, model: LanguageModel, vocabulary: Vocabulary, image: Float[Tensor, "Q M"], config: GenerationConfig
@@ -133,6 +134,8 @@ class Consensus:
                 agreement = np.sort(similarity, 1)[:, -self.config.matches :].mean(1)
                 likelihood = [caption.score for caption in several]
             else:
+                longer = np.array([[len(caption.tokens)] for caption in several]) - self._length[rows]
+                similarity *= np.exp(-(longer**2) / (2 * SIGMA**2))
                 likelier = self._first_order[torch.from_numpy(rows)] @ away
                 agreement = similarity @ (likelier / self.config.temperature).softmax(0).numpy()
                 likelihood = [c.log_likelihood / len(c.log_probabilities) ** LENGTH_EXPONENT for c in several]
