@@ -56,7 +56,7 @@ def test_the_cost_is_the_papers_formula():
         expected += len(words) * log2_perplexity
     assert float(cost.detach()) == pytest.approx(expected, rel=1e-5)
     assert tokens == data.tokens
-    norm = sum(float((p.double() ** 2).sum()) for p in model.parameters())
+    norm = sum(float((p.detach().double() ** 2).sum()) for p in model.parameters())
     assert float(squared_norm(model)) == pytest.approx(norm, rel=1e-5)
 
 
