@@ -20,7 +20,7 @@ from mrnn.encoders import Encoder, FeatureCache, ImageFeatures, alexnet, efficie
 from mrnn.encoders.vgg import VGG
 from mrnn.images import ImageError, Preprocessing
 
-LITE = [f"efficientnet_lite{n}" for n in range(3)]
+LITE = [*(f"efficientnet_lite{n}" for n in range(3)), "efficientnet_lite2@320"]
 CHECKPOINT_NETWORKS = {"alexnet": alexnet.AlexNet, "vgg16": lambda: VGG(16)}
 HUGGINGFACE = ["clip", "siglip", "dinov2", "registers", "vit", "convnext"]
 
@@ -97,6 +97,7 @@ GRIDS = {
     "efficientnet_lite0": (7, 7, 1280),
     "efficientnet_lite1": (8, 8, 1280),
     "efficientnet_lite2": (9, 9, 1280),
+    "efficientnet_lite2@320": (10, 10, 1280),
     "alexnet": None,
     "vgg16": None,
     "clip": (4, 4, 32),
@@ -257,6 +258,9 @@ def test_alexnet_has_the_published_layout():
         ("", "no encoder ''"),
         ("efficientnet_lite4", "no encoder"),
         ("efficientnet_lite2:file.pth", "no encoder"),
+        ("efficientnet_lite2@", "no encoder"),
+        ("efficientnet_lite2@16", "no encoder"),
+        ("efficientnet_lite2@20000", "no encoder"),
         ("vgg11", "no encoder"),
         ("AlexNet", "no encoder"),
         ("huggingface", "name the model too"),

@@ -9,6 +9,7 @@ ENCODERS = (
     "efficientnet_lite0",
     "efficientnet_lite1",
     "efficientnet_lite2",
+    "efficientnet_liteN@SIDE",
     "alexnet",
     "vgg16",
     "vgg19",
@@ -23,19 +24,20 @@ def load_encoder(spec: str) -> Encoder:
     """Load an encoder with its weights.
 
     Args:
-        spec: A name of `ENCODERS`. `alexnet` and `vgg*` take a checkpoint file after a colon
-            (`alexnet:FILE`; the published one is fetched without), `huggingface` a hub name or folder. Of `grid` and
-            `boxes` see `regions.py`, of `stem` `split.py`.
+        spec: A name of `ENCODERS`. `efficientnet_lite2@320` is given photos with a side of 320 pixels. `alexnet` and
+            `vgg*` take a checkpoint file after a colon (`alexnet:FILE`; the published one is fetched without),
+            `huggingface` a hub name or folder. Of `grid` and `boxes` see `regions.py`, of `stem` `split.py`.
 
     Raises:
         ValueError: No such encoder, or its weights cannot be had; the message says what to do.
     """
     name, _, source = spec.partition(":")
-    if name.startswith("efficientnet_lite") and name[-1] in "012" and spec in ENCODERS:
+    if name.startswith("efficientnet_lite"):
         from mrnn.encoders import efficientnet_lite
 
-        network, _ = efficientnet_lite.load(int(name[-1]))
-        return Encoder(spec, network, network.preprocessing, 1280)
+        if known := efficientnet_lite.parse(spec):
+            network, _ = efficientnet_lite.load(*known)
+            return Encoder(spec, network, network.preprocessing, 1280)
     if name == "alexnet":
         from mrnn.encoders import alexnet
 

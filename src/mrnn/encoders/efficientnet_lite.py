@@ -7,6 +7,7 @@ Shapes: N images, C channels, H x W cells.
 """
 
 import math
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -79,11 +80,12 @@ class EfficientNetLite(nn.Module):
     Args:
         variant: 0, 1 or 2.
         classes: Rows of the classifier.
+        side: Of the square input; the one it was trained with if None.
     """
 
-    def __init__(self, variant: int = 2, classes: int = 1000):
+    def __init__(self, variant: int = 2, classes: int = 1000, side: int | None = None):
         super().__init__()
-        width, depth, side = VARIANTS[variant]
+        width, depth, trained_side = VARIANTS[variant]
         self._conv_stem = SameConv(3, 32, 3, 2, bias=False)
         self._bn0 = batch_norm(32)
         blocks, c_in = [], 32
@@ -97,7 +99,7 @@ class EfficientNetLite(nn.Module):
         self._conv_head = SameConv(c_in, 1280, 1, bias=False)
         self._bn1 = batch_norm(1280)
         self._fc = nn.Linear(1280, classes)
-        self.preprocessing = Preprocessing(side, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
+        self.preprocessing = Preprocessing(side or trained_side, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Encode normalised photos.
@@ -141,9 +143,15 @@ def weights_file(variant: int) -> Path:
     return Path(getattr(module, f"EfficientnetLite{variant}ModelFile").get_model_file_path())
 
 
-def load(variant: int) -> tuple[EfficientNetLite, Path]:
+def parse(name: str) -> tuple[int, int | None] | None:
+    """Variant and side of `efficientnet_liteN` or `efficientnet_liteN@SIDE` (32 to 999); None if it is neither."""
+    match = re.fullmatch(r"efficientnet_lite([012])(?:@(3[2-9]|[4-9]\d|[1-9]\d\d))?", name)
+    return match and (int(match[1]), int(match[2]) if match[2] else None)
+
+
+def load(variant: int, side: int | None = None) -> tuple[EfficientNetLite, Path]:
     """The network with its ImageNet weights, and the file they came from."""
     path = weights_file(variant)
-    network = EfficientNetLite(variant)
+    network = EfficientNetLite(variant, side=side)
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
     return network.eval(), path

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from mrnn.encoders import efficientnet_lite
 from mrnn.encoders.base import Encoder, ImageFeatures, fold_batch_norms
 
 
@@ -91,10 +92,8 @@ def tail(name: str, block: int) -> nn.Sequential:
         ValueError: There is no such encoder, or it cannot be cut there.
     """
     kind, _, source = name.partition(":")
-    if kind.startswith("efficientnet_lite") and kind[-1] in "012":
-        from mrnn.encoders.efficientnet_lite import EfficientNetLite
-
-        network: nn.Module = EfficientNetLite(int(kind[-1]))
+    if kind.startswith("efficientnet_lite") and (known := efficientnet_lite.parse(name)):
+        network: nn.Module = efficientnet_lite.EfficientNetLite(known[0], side=known[1])
     elif kind == "alexnet":
         from mrnn.encoders.alexnet import AlexNet
 
