@@ -3,9 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from made import pipeline
 
 from mrnn.consensus import Consensus, ConsensusConfig
-from mrnn.generation import Caption
+from mrnn.generation import Caption, GenerationConfig
+from mrnn.likelihood import token_log_probabilities
 
 SAID = [
     [["a", "red", "dog", "runs"], ["the", "dog", "runs", "fast"]],
@@ -74,11 +76,38 @@ def test_weighted_captions_count_by_how_much_likelier_the_image_makes_them():
     assert ordered == sorted(hypotheses, key=expected, reverse=True)
 
 
+def test_what_the_neighbours_captions_say_is_found_and_measured_by_the_model_alone():
+    pipe = pipeline(sorted({word for several in SAID for tokens in several for word in tokens}))
+    image = torch.randn(3, 8, generator=torch.Generator().manual_seed(2))
+    vectors = torch.zeros(6, 8)
+    found = {}
+    for told in (0.0, 100.0):
+        config = ConsensusConfig(neighbours=1, hypotheses=2, likelihood=0, temperature=1.0, told=told)
+        consensus = Consensus(image, SAID, config, vectors)
+        found[told] = consensus.caption(pipe.model, pipe.vocabulary, image, GenerationConfig())
+    for i, (few, more) in enumerate(zip(found[0.0], found[100.0], strict=True)):
+        assert (len(few), len(more)) == (2, 4)
+        assert {c.text for c in few} <= {c.text for c in more}
+        assert {c.tokens for c in more} & {tuple(tokens) for tokens in SAID[i]}
+        ids = [pipe.vocabulary.encode(c.tokens) for c in more]
+        own = token_log_probabilities(pipe.model, pipe.vocabulary, ids, image[i].expand(4, -1))
+        assert [c.log_probabilities for c in more] == [pytest.approx(p, abs=1e-5) for p in own]
+
+
 @pytest.mark.parametrize(
-    "options", [{"neighbours": 0}, {"matches": 0}, {"likelihood": -1.0}, {"temperature": 0.0}, {"temperature": -1.0}]
+    "options",
+    [
+        {"neighbours": 0},
+        {"matches": 0},
+        {"likelihood": -1.0},
+        {"temperature": 0.0},
+        {"temperature": -1.0},
+        {"temperature": 5.0, "told": -1.0},
+        {"told": 1.0},
+    ],
 )
 def test_impossible_options_are_refused(options):
-    with pytest.raises(ValueError, match=r"consensus|likelihood|temperature"):
+    with pytest.raises(ValueError, match=r"consensus|likelihood|temperature|told"):
         ConsensusConfig(**options)
     with pytest.raises(ValueError, match="training images"):
         Consensus(torch.empty(0, 3), [])

@@ -18,6 +18,7 @@ from mrnn.models import (
     model_name,
 )
 from mrnn.models.dropout import ByteDropout
+from mrnn.models.told import Told
 from mrnn.text import SIGNS, Vocabulary
 
 V, D = 23, 7
@@ -221,3 +222,35 @@ def test_an_ensemble_is_its_members_mean_log_probability():
     torch.testing.assert_close(torch.stack(steps, 1), ensemble(tokens, features))
     with pytest.raises(ValueError, match="same vocabulary"):
         Ensemble([members[0], MRNN(MRNNConfig(), V + 1, D)])
+
+
+def test_a_told_model_counts_the_sentences_with_the_model_as_their_prior():
+    model, vocabulary = make("mrnn"), Vocabulary([*SIGNS, *(f"w{i}" for i in range(V - 3))])
+    said, weights = [[5, 6, 5, 7], [5, 6, 8], [9]], [0.5, 2.0, 1.0]
+    told = Told(model, vocabulary, said, weights).eval()
+    tokens = torch.tensor([[vocabulary.start, 5, 6, 5], [vocabulary.start, 9, 6, 11]])
+    prior = model(tokens, photos(2)).softmax(-1).tolist()
+
+    def counted(history):
+        """Weighted counts of what follows a history in the sentences."""
+        count, n = dict.fromkeys(range(V), 0.0), len(history)
+        for sentence, weight in zip(said, weights, strict=True):
+            signed = [vocabulary.start, vocabulary.start, *sentence, vocabulary.end]
+            for i in range(2, len(signed)):
+                if signed[i - n : i] == history:
+                    count[signed[i]] += weight
+        return count
+
+    got = told(tokens, photos(2)).softmax(-1)
+    for row, words in enumerate(tokens.tolist()):
+        for t in range(len(words)):
+            past, p = [vocabulary.start, *words[: t + 1]], prior[row][t]
+            for n in (1, 2):
+                count = counted(past[-n:])
+                p = [(count[w] + p[w]) / (sum(count.values()) + 1) for w in range(V)]
+            assert got[row, t].tolist() == pytest.approx(p, abs=1e-6)
+    first, state = told.encode_text(tokens[:, :2])
+    second, _ = told.encode_text(tokens[:, 2:], state)
+    assert torch.allclose(torch.cat([first, second], 1), told.encode_text(tokens)[0], atol=1e-6)
+    silent = Told(model, vocabulary, said, [0.0] * 3)
+    assert torch.allclose(silent(tokens, photos(2)).softmax(-1), model(tokens, photos(2)).softmax(-1), atol=1e-6)

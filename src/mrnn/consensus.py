@@ -6,10 +6,13 @@ likelier the image to caption makes it:
 
     exp(q . (b - b0) / temperature),    q . (b - b0)  ~  log P(w | b) / P(w | b0)    (`retrieval/first_order.py`)
 
+Weighted, those captions are also told to the model (`models/told.py`), whose search then finds more hypotheses.
+
 The similarity of two sentences is CIDEr's (Vedantam et al. 2015): the cosine of their n-grams' tf-idf vectors,
 averaged over n = 1..4; weighted, times CIDEr-D's Gaussian of the difference in length.
 
-Shapes: Q images to caption, N training images, S captions of theirs, M multimodal width.
+Shapes: Q images to caption, N training images, S captions of theirs, R captions of an image's neighbours,
+M multimodal width.
 """
 
 import math
@@ -19,12 +22,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mrnn.cider import ORDERS, SIGMA, NGrams, ngrams
 from mrnn.generation import Caption, GenerationConfig, generate
+from mrnn.likelihood import token_log_probabilities
 from mrnn.models import LanguageModel
+from mrnn.models.told import Told
 from mrnn.text import Vocabulary
 
 LENGTH_EXPONENT = 0.7
@@ -42,6 +47,8 @@ class ConsensusConfig:
         hypotheses: Captions that a beam of as many gives to choose from.
         image_gain: Of that search; more than a search that has the last word can bear.
         temperature: Weigh the neighbours' captions, in nats, instead of looking for matches; not if None.
+        told: How much the weighted captions count against the model in a search for as many hypotheses more; there
+            is no such search if 0.
     """
 
     neighbours: int = 60
@@ -50,6 +57,7 @@ class ConsensusConfig:
     hypotheses: int = 10
     image_gain: float = 1.3
     temperature: float | None = None
+    told: float = 0.0
 
     def __post_init__(self):
         if self.neighbours < 1 or self.matches < 1 or self.hypotheses < 1:
@@ -58,10 +66,12 @@ class ConsensusConfig:
             raise ValueError(f"the weight of the likelihood is {self.likelihood}, but must be 0 or more")
         if self.temperature is not None and self.temperature <= 0:
             raise ValueError(f"the temperature is {self.temperature}, but must be above 0 (or None)")
+        if self.told < 0 or (self.told and self.temperature is None):
+            raise ValueError("told must be 0 or more, and needs the captions to be weighted by a temperature")
 
 
 PLAIN = ConsensusConfig()
-WEIGHTED = ConsensusConfig(likelihood=0.05, temperature=5.0)
+WEIGHTED = ConsensusConfig(likelihood=0.05, temperature=5.0, told=3.0)
 
 
 class Consensus:
@@ -87,7 +97,7 @@ class Consensus:
         if not len(captions):
             raise ValueError("consensus needs training images")
         assert config.temperature is None or vectors is not None
-        self.config, self._first_order = config, vectors
+        self.config, self._first_order, self._captions = config, vectors, [c for several in captions for c in several]
         image = image.cpu()
         self.centre = image.mean(0)
         self._directions = torch.nn.functional.normalize(image - self.centre, dim=1)
@@ -113,7 +123,11 @@ class Consensus:
         """
         n = self.config.hypotheses
         config = replace(config, method="beam", n=n, beam=n, image_gain=self.config.image_gain)
-        return self.rerank(generate(model, vocabulary, image, config, self.centre.to(image.device)), image)
+        found = generate(model, vocabulary, image, config, self.centre.to(image.device))
+        if self.config.told:
+            for several, rows, one in zip(found, self._neighbours(image), image, strict=True):
+                several += self._told(model, vocabulary, rows, one, config)
+        return self.rerank(found, image)
 
     def rerank(self, captions: Sequence[Sequence[Caption]], image: Float[Tensor, "Q M"]) -> list[list[Caption]]:
         """Order every image's captions by consensus, best first; of equals the earlier.
@@ -122,26 +136,51 @@ class Consensus:
             captions: For each of Q images the hypotheses of a search.
             image: What `model.encode_image` gave of them.
         """
-        offset = image.cpu() - self.centre
-        k = min(self.config.neighbours, len(self._directions))
-        near = (torch.nn.functional.normalize(offset, dim=1) @ self._directions.t()).topk(k, 1).indices.tolist()
         ordered = []
-        for several, neighbours, away in zip(captions, near, offset, strict=True):
-            rows = np.concatenate([np.arange(self._first[i], self._first[i + 1]) for i in neighbours])
+        for several, rows, one in zip(captions, self._neighbours(image), image, strict=True):
             hypotheses = self._vectors([ngrams(caption.tokens) for caption in several])
             similarity = (hypotheses @ self._said[rows].T).toarray()
-            if self.config.temperature is None or self._first_order is None:
+            if self.config.temperature is None:
                 agreement = np.sort(similarity, 1)[:, -self.config.matches :].mean(1)
                 likelihood = [caption.score for caption in several]
             else:
                 longer = np.array([[len(caption.tokens)] for caption in several]) - self._length[rows]
                 similarity *= np.exp(-(longer**2) / (2 * SIGMA**2))
-                likelier = self._first_order[torch.from_numpy(rows)] @ away
-                agreement = similarity @ (likelier / self.config.temperature).softmax(0).numpy()
+                agreement = similarity @ self._weights(rows, one)
                 likelihood = [c.log_likelihood / len(c.log_probabilities) ** LENGTH_EXPONENT for c in several]
             score = agreement + self.config.likelihood * np.array(likelihood)
             ordered.append([several[i] for i in np.argsort(-score, kind="stable")])
         return ordered
+
+    def _told(
+        self,
+        model: LanguageModel,
+        vocabulary: Vocabulary,
+        rows: Int[np.ndarray, " R"],
+        image: Float[Tensor, " M"],
+        config: GenerationConfig,
+    ) -> list[Caption]:
+        """What a search finds once the model was told the neighbours' captions; probabilities are the model's own."""
+        sentences = [vocabulary.encode(self._captions[row]) for row in rows]
+        weights = self.config.told * self._weights(rows, image)
+        told = Told(model, vocabulary, sentences, weights.tolist()).to(image.device)
+        centre = self.centre.to(image.device)
+        found = generate(told, vocabulary, image[None], config, centre, precision="float32")[0]
+        ids = [vocabulary.encode(caption.tokens) for caption in found]
+        own = token_log_probabilities(model, vocabulary, ids, image.expand(len(ids), -1))
+        return [replace(c, log_probabilities=tuple(p)) for c, p in zip(found, own, strict=True)]
+
+    def _neighbours(self, image: Float[Tensor, "Q M"]) -> list[Int[np.ndarray, " R"]]:
+        """For every image which captions, of all, its neighbours have."""
+        directions = torch.nn.functional.normalize(image.cpu() - self.centre, dim=1)
+        near = (directions @ self._directions.t()).topk(min(self.config.neighbours, len(self._directions)), 1).indices
+        return [np.concatenate([np.arange(self._first[i], self._first[i + 1]) for i in row]) for row in near.tolist()]
+
+    def _weights(self, rows: Int[np.ndarray, " R"], image: Float[Tensor, " M"]) -> Float[np.ndarray, " R"]:
+        """Of captions, by how much likelier the image makes them."""
+        assert self.config.temperature is not None and self._first_order is not None
+        likelier = self._first_order[torch.from_numpy(rows)].cpu() @ (image.cpu() - self.centre)
+        return (likelier / self.config.temperature).softmax(0).numpy()
 
     def _vectors(self, sentences: Sequence[NGrams]):
         """Sparse rows whose dot product is the mean over n of the cosines."""

@@ -37,7 +37,8 @@ def base() -> Recipe:
     CIDEr .590, R@1 / R@10 34.3 / 80.2 image to sentence and 30.0 / 72.1 sentence to image; COCO test: 14.49, .232,
     .726, 49.6 / 87.6 and 40.3 / 88.2.
     """
-    return beyond.with_cnn(beyond.contrastive(), "base-contrastive", epochs=8)
+    recipe = replace(beyond.contrastive(), encoder="efficientnet_lite2@320")
+    return beyond.with_cnn(recipe, "base-contrastive", epochs=8)
 
 
 def mrnn() -> Recipe:
