@@ -71,7 +71,7 @@ def test_weighted_captions_count_by_how_much_likelier_the_image_makes_them():
         gaussian = [math.exp(-((len(caption.tokens) - len(s)) ** 2) / 72) for s in near]
         alike = [g * plain_similarity(caption.tokens, s) for g, s in zip(gaussian, near, strict=True)]
         agreement = sum(w * a for w, a in zip(weights, alike, strict=True)) / sum(weights)
-        return agreement + 0.2 * sum(caption.log_probabilities) / len(caption.log_probabilities) ** 0.7
+        return agreement + 0.2 * sum(caption.log_probabilities) / len(caption.log_probabilities) ** 0.5
 
     assert ordered == sorted(hypotheses, key=expected, reverse=True)
 

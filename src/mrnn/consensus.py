@@ -32,7 +32,7 @@ from mrnn.models import LanguageModel
 from mrnn.models.told import Told
 from mrnn.text import Vocabulary
 
-LENGTH_EXPONENT = 0.7
+LENGTH_EXPONENT = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ConsensusConfig:
         neighbours: Training images looked up, by the cosine of image vectors about the training images' mean.
         matches: Captions of theirs, those most like the hypothesis, over which the similarity is averaged.
         likelihood: Weight, beside the mean similarity, of the score that the search gave the hypothesis; of its
-            log-likelihood / tokens ** 0.7 if captions are weighted.
+            log-likelihood / tokens ** 0.5 if captions are weighted.
         hypotheses: Captions that a beam of as many gives to choose from.
         image_gain: Of that search; more than a search that has the last word can bear.
         temperature: Weigh the neighbours' captions, in nats, instead of looking for matches; not if None.
@@ -71,7 +71,7 @@ class ConsensusConfig:
 
 
 PLAIN = ConsensusConfig()
-WEIGHTED = ConsensusConfig(likelihood=0.05, temperature=5.0, told=3.0)
+WEIGHTED = ConsensusConfig(likelihood=0.04, temperature=7.0, told=3.0)
 
 
 class Consensus:
