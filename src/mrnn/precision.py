@@ -1,4 +1,7 @@
-"""Where bfloat16 is used: wherever the device multiplies it in hardware, and never in what is reported."""
+"""Where bfloat16 is used: wherever the device multiplies it in hardware, and never in what is reported.
+
+A library's photos are encoded in it too, as the library ranks.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
