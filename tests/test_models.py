@@ -224,12 +224,14 @@ def test_an_ensemble_is_its_members_mean_log_probability():
         Ensemble([members[0], MRNN(MRNNConfig(), V + 1, D)])
 
 
-def test_a_told_model_counts_the_sentences_with_the_model_as_their_prior():
-    model, vocabulary = make("mrnn"), Vocabulary([*SIGNS, *(f"w{i}" for i in range(V - 3))])
+@every_model
+def test_a_told_model_counts_the_sentences_with_the_model_as_their_prior(name):
+    model, vocabulary = make(name), Vocabulary([*SIGNS, *(f"w{i}" for i in range(V - 3))])
     said, weights = [[5, 6, 5, 7], [5, 6, 8], [9]], [0.5, 2.0, 1.0]
     told = Told(model, vocabulary, said, weights).eval()
     tokens = torch.tensor([[vocabulary.start, 5, 6, 5], [vocabulary.start, 9, 6, 11]])
-    prior = model(tokens, photos(2)).softmax(-1).tolist()
+    images = photos(2, name)
+    prior = model(tokens, images).softmax(-1).tolist()
 
     def counted(history):
         """Weighted counts of what follows a history in the sentences."""
@@ -241,7 +243,7 @@ def test_a_told_model_counts_the_sentences_with_the_model_as_their_prior():
                     count[signed[i]] += weight
         return count
 
-    got = told(tokens, photos(2)).softmax(-1)
+    got = told(tokens, images).softmax(-1)
     for row, words in enumerate(tokens.tolist()):
         for t in range(len(words)):
             past, p = [vocabulary.start, *words[: t + 1]], prior[row][t]
@@ -253,4 +255,4 @@ def test_a_told_model_counts_the_sentences_with_the_model_as_their_prior():
     second, _ = told.encode_text(tokens[:, 2:], state)
     assert torch.allclose(torch.cat([first, second], 1), told.encode_text(tokens)[0], atol=1e-6)
     silent = Told(model, vocabulary, said, [0.0] * 3)
-    assert torch.allclose(silent(tokens, photos(2)).softmax(-1), model(tokens, photos(2)).softmax(-1), atol=1e-6)
+    assert torch.allclose(silent(tokens, images).softmax(-1), model(tokens, images).softmax(-1), atol=1e-6)
