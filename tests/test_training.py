@@ -57,7 +57,7 @@ def test_the_cost_is_the_papers_formula():
     assert float(cost.detach()) == pytest.approx(expected, rel=1e-5)
     assert tokens == data.tokens
     norm = sum(float((p.detach().double() ** 2).sum()) for p in model.parameters())
-    assert float(squared_norm(model)) == pytest.approx(norm, rel=1e-5)
+    assert squared_norm(model).item() == pytest.approx(norm, rel=1e-5)
 
 
 def test_an_epoch_holds_every_sentence_once_in_batches_of_like_length():
