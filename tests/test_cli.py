@@ -145,7 +145,7 @@ SMALL = ["--training.epochs", "3", "--training.batch", "6", "--min-count", "1", 
 @needs_java
 def test_train_evaluate_and_caption_from_a_made_data_set(made, tmp_path):
     out, cache = tmp_path / "run", tmp_path / "cache"
-    command = ["train", "flickr8k", "--data", made, "--out", out, "--cache", cache, *SMALL]
+    command = ["train", "flickr8k", "--data", made, "--out", out, "--cache", cache, "--workers", "2", *SMALL]
     result = mrnn(*command)
     assert result.returncode == 0, result.stderr
     assert "12 train, 6 dev, 6 test" in result.stderr

@@ -434,14 +434,14 @@ def test_the_fingerprint_follows_weights_and_preprocessing():
     assert len({tiny().fingerprint, *(encoder.fingerprint for encoder in others)}) == 3
 
 
-@pytest.mark.parametrize("batch", [1, 3, 8, 100])
-def test_encode_gives_positions_and_errors(tmp_path, batch):
+@pytest.mark.parametrize(("batch", "workers"), [(1, 0), (3, 0), (3, 2), (8, 0), (100, 0)])
+def test_encode_gives_positions_and_errors(tmp_path, batch, workers):
     paths = photo_files(tmp_path, 7)
     (tmp_path / "empty.jpg").write_bytes(b"")
     sources = [paths[0], tmp_path / "absent.jpg", *paths[1:], tmp_path / "empty.jpg", b"nonsense"]
     encoder = tiny()
     positions, errors, pooled = [], [], []
-    for done, features, bad in encoder.encode(sources, batch=batch):
+    for done, features, bad in encoder.encode(sources, batch=batch, workers=workers):
         assert 0 < len(done) + len(bad) <= batch
         assert (features is None) == (not done)
         positions += done

@@ -58,6 +58,8 @@ def test_boxes_are_cropped_and_encoded(sample):
     expected, _, _ = pool_features(plain, [sample, crop])
     torch.testing.assert_close(features[0, :2], expected, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(features[0, 2], expected[0], atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="regions with its network"):
+        next(encoder.encode([sample], workers=1))
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,14 @@ import torch
 from PIL import Image
 
 from mrnn.corpora.base import IMAGE_SUFFIXES
-from mrnn.files import atomic_path, each, read_json, sha256, write_json
+from mrnn.files import atomic_path, read_json, sha256, write_json
 from mrnn.images import ImageError, ImageSource, open_image
 from mrnn.pipeline import Pipeline
 from mrnn.precision import autocast
 from mrnn.retrieval.exact import pair_log_likelihood
 from mrnn.retrieval.first_order import first_order
 from mrnn.retrieval.prefixes import encode_sentences
+from mrnn.workers import each
 
 FORMAT = 1
 THUMBNAIL = 256

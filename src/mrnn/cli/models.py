@@ -136,6 +136,7 @@ def train(
     text: tuple[Path, ...] = (),
     cache: Path | None = None,
     device: str = "auto",
+    workers: int = 0,
 ) -> int:
     """Train a model by a recipe; the same command goes on with a run that was stopped."""
     import torch
@@ -163,6 +164,7 @@ def train(
             on_features=encoded,
             on_errors=warn_photos,
             on_step=training_bar,
+            workers=workers,
         )
     facts = pipeline.provenance["training"]
     print(f"{out}: dev perplexity {facts['dev_perplexity']:.3f} after epoch {facts['best_epoch']}")
@@ -260,6 +262,7 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
         text: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = (),
         cache: Path | None = None,
         device: str = "auto",
+        workers: int = 0,
         recipe: Annotated[Recipe, arg(name="")] = default,
     ) -> int:
         """Train a model by a recipe; the same command goes on with a run that was stopped.
@@ -270,11 +273,14 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
             text: Captions without photos to learn from too: Karpathy's JSON layout, or a caption a line; repeatable.
             cache: Folder of the feature cache.
             device: cpu, cuda, or auto.
+            workers: Processes that decode photos; 0 leaves that to threads of this one.
             recipe: What to train.
         """
         if not data or out is None:
             raise Usage("say where the data set is and where the model goes: --data DIR --out DIR")
-        return train(recipe, recipe_name, data, out, text, cache, device)
+        if workers < 0:
+            raise Usage("--workers must be 0 or more")
+        return train(recipe, recipe_name, data, out, text, cache, device, workers)
 
     description = (
         f"{train_flags.__doc__}".split("\n")[0]

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mrnn.files import each
 from mrnn.images import ImageError, ImageSource, Preprocessing
+from mrnn.workers import each
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Encoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    decodes_alone = True  # what `forward` takes of a photo is its preprocessing's work alone
 
     def __init__(self, name: str, network: nn.Module, preprocessing: Preprocessing, width: int, structure: str = ""):
         super().__init__()
@@ -69,26 +70,38 @@ class Encoder(nn.Module):
         return ImageFeatures(pooled, None if cells is None else cells.permute(0, 2, 3, 1))
 
     def encode(
-        self, sources: Iterable[ImageSource], batch: int = 8, threads: int = 2, mirror: bool = False
+        self,
+        sources: Iterable[ImageSource],
+        batch: int = 8,
+        threads: int = 2,
+        mirror: bool = False,
+        workers: int = 0,
     ) -> Iterator[tuple[list[int], ImageFeatures | None, list[ImageError]]]:
-        """Encode photos as they are decoded by a pool of threads.
+        """Encode photos as they are decoded by a pool of threads or of worker processes.
 
         Args:
             sources: Paths, bytes or PIL images.
             batch: Photos a step; 8 keeps a small network's maps in a processor's cache.
             threads: Decoding threads.
             mirror: Encode the photos' mirror images.
+            workers: Decoding processes in the place of threads.
 
         Yields:
             For every batch: the positions in `sources` of the photos that were encoded, their features in
             that order (None if there are none), and the errors of the photos that cannot be used.
+
+        Raises:
+            ValueError: Workers are asked for, but photos cannot be decoded without the network; or one died.
         """
+        if workers and not self.decodes_alone:
+            raise ValueError(f"{self.name} looks for regions with its network, so no worker process can decode for it")
+        work = self.preprocessing.attempt if workers else self._decode
         device = self.mean.device
         sources = list(sources)
         positions: list[int] = []
         pixels: list[np.ndarray] = []
         errors: list[ImageError] = []
-        for position, photo in enumerate(each(sources, self._decode, threads)):
+        for position, photo in enumerate(each(sources, work, threads, workers)):
             if isinstance(photo, ImageError):
                 errors.append(photo)
             else:

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from mrnn.encoders.base import Encoder
-from mrnn.files import each, sha256, write_json
+from mrnn.files import sha256, write_json
 from mrnn.images import ImageError, PhotoFile, StoredPhoto
+from mrnn.workers import each
 
 _LINE = 65  # 64 hexadecimal digits and a line end
 
@@ -39,10 +40,11 @@ class FeatureCache:
         encoder: Whose features.
         folder: Where the caches of all encoders lie; `default_folder()` if None.
         mirror: Hold the features of the photos' mirror images.
+        workers: Processes that decode photos; 0 leaves that to threads.
     """
 
-    def __init__(self, encoder: Encoder, folder: Path | str | None = None, mirror: bool = False):
-        self.encoder, self.mirror = encoder, mirror
+    def __init__(self, encoder: Encoder, folder: Path | str | None = None, mirror: bool = False, workers: int = 0):
+        self.encoder, self.mirror, self.workers = encoder, mirror, workers
         safe = "".join(c if c.isalnum() else "_" for c in encoder.name.partition(":")[0])
         self.folder = Path(folder or default_folder()) / "features" / f"{safe}-{encoder.fingerprint[:16]}"
         if mirror:
@@ -98,7 +100,8 @@ class FeatureCache:
         errors: list[ImageError] = []
         with self._writing() as (rows, lines):
             done = total - len(missing)
-            for positions, features, bad in self.encoder.encode(paths, threads=threads, mirror=self.mirror):
+            encoded = self.encoder.encode(paths, threads=threads, mirror=self.mirror, workers=self.workers)
+            for positions, features, bad in encoded:
                 errors += bad
                 if features is not None:
                     with np.errstate(over="ignore"):  # what overflows is refused below, with the photo's name

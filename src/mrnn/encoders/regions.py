@@ -70,6 +70,8 @@ class BoxRegions(Encoder):
         proposer: Finds the boxes.
     """
 
+    decodes_alone = False
+
     def __init__(self, name: str, encoder: Encoder, proposer: Proposer):
         structure = f"{encoder.fingerprint} {proposer.fingerprint} {BOXES}"
         super().__init__(name, encoder.network, encoder.preprocessing, encoder.width, structure)

@@ -98,6 +98,7 @@ def train_recipe(
     on_errors: Callable[[Sequence[ImageError]], None] = lambda errors: None,
     on_step: Callable[[dict[str, Any]], None] = lambda record: None,
     text: Sequence[Path] = (),
+    workers: int = 0,
 ) -> Pipeline:
     """Train a model, or go on with a run that was stopped, and save it in `out`.
 
@@ -115,6 +116,7 @@ def train_recipe(
         text: Files of captions without photos, which are learned at the mean image. Those of photos that the corpus
             holds out are left out. A model with class words learns their words too; to others they are unknown. Of a
             recipe that comes after another, the first learns them.
+        workers: Processes that decode photos; 0 leaves that to threads.
 
     Raises:
         ValueError: The data cannot be trained on, the loss is not finite, or `out` holds another run.
@@ -135,10 +137,11 @@ def train_recipe(
             on_errors,
             on_step,
             text,
+            workers,
         )
         text = ()
     encoder = load_encoder(recipe.encoder).to(device)
-    cache = FeatureCache(encoder, cache_folder)
+    cache = FeatureCache(encoder, cache_folder, workers=workers)
     train_split = encode_split(corpus, "train", cache, on_features)
     dev_split = encode_split(corpus, "dev", cache, on_features)
     on_errors([*train_split.errors, *dev_split.errors])
@@ -154,7 +157,7 @@ def train_recipe(
     mirrored = None
     if recipe.mirror:
         paths = [photo.path for photo in train_split.photos]
-        rows, _, _ = FeatureCache(encoder, cache_folder, mirror=True).features(paths, on_features)
+        rows, _, _ = FeatureCache(encoder, cache_folder, True, workers).features(paths, on_features)
         mirrored = torch.from_numpy(rows).float()
     data, dev = caption_data(train_split, vocabulary, mirrored), caption_data(dev_split, vocabulary)
     if sentences:
