@@ -108,6 +108,8 @@ def test_caption_takes_search_options(model, tmp_path, capsys, options):
         (["caption", "x.jpg", "--n", "5", "--beam", "3"], ["beam"]),
         (["caption", "x.jpg", "--sample", "--temperature", "0"], ["temperature"]),
         (["evaluate"], ["--data"]),
+        (["evaluate", "--data", ".", "--consensus", "plain", "--temperature", "5"], ["--temperature"]),
+        (["evaluate", "--data", ".", "--consensus", "weighted", "--temperature", "0"], ["--temperature"]),
         (["train"], []),
         (["train", "cake"], ["cake"]),
         (["train", "flickr8k"], ["--data"]),
@@ -115,6 +117,7 @@ def test_caption_takes_search_options(model, tmp_path, capsys, options):
         (["train", "flickr8k", "--data", ".", "--out", "o", "--training.optimizer", "sgd"], ["weight_decay"]),
         (["train", "flickr8k", "--data", ".", "--out", "o", "--min-count", "0"], ["min_count"]),
         (["train", "flickr8k", "--data", ".", "--out", "o", "--references", "0"], ["image_gain"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--workers", "-1"], ["--workers"]),
     ],
 )
 def test_bad_usage_is_one_line_and_code_2(arguments, words, capsys, tmp_path, monkeypatch):
@@ -174,8 +177,8 @@ def test_train_evaluate_and_caption_from_a_made_data_set(made, tmp_path):
     assert {"image-to-sentence R@1", "sentence-to-image median rank chance"} <= set(written["figures"])
     assert len(written["captions"]) == 6
     assert sorted(p.name for p in plots.iterdir()) == ["gallery.png", "recall.png"]
-    for kind in ("plain", "weighted"):
-        result = mrnn("evaluate", out, "--data", made, "--cache", cache, "--metrics", "captions", "--consensus", kind)
+    for kind in (["plain"], ["weighted", "--temperature", "5"]):
+        result = mrnn("evaluate", out, "--data", made, "--cache", cache, "--metrics", "captions", "--consensus", *kind)
         assert result.returncode == 0 and "CIDEr" in result.stdout, result.stderr
 
     result = mrnn("caption", next((made / "images").iterdir()), "--model", out)

@@ -21,6 +21,7 @@ def evaluate(
     shortlist: int = 60,
     exact: bool = False,
     consensus: Literal["plain", "weighted"] | None = None,
+    temperature: float | None = None,
     json: Annotated[Path | None, arg(metavar="FILE")] = None,
     plots: Annotated[Path | None, arg(metavar="DIR")] = None,
     cache: Path | None = None,
@@ -38,6 +39,7 @@ def evaluate(
         exact: Retrieval scores every pair exactly, which takes minutes.
         consensus: Re-rank ten captions a photo by the captions of the nearest photos of the train split: by those most
             like it, as the second paper does, or weighted by how well they fit the photo.
+        temperature: Of those weights, in nats; choose it on dev. 7, as suits `base`, if left out.
         json: Write the figures, the captions and the fingerprints of model, data and code here.
         plots: Draw recall curves and a gallery of captions and found sentences into this folder.
         cache: Folder of the feature cache.
@@ -56,6 +58,8 @@ def evaluate(
         raise Usage("say where the data set is: --data DIR")
     if shortlist < 1:
         raise Usage("--shortlist must be 1 or more")
+    if temperature is not None and (consensus != "weighted" or temperature <= 0):
+        raise Usage("--temperature goes with --consensus weighted, and must be above 0")
     pipeline = load(model)
     corpus = read_corpora(data)
     report(corpus)
@@ -81,6 +85,8 @@ def evaluate(
         said = None
         if known is not None:
             config = WEIGHTED if consensus == "weighted" else PLAIN
+            if temperature is not None:
+                config = replace(config, temperature=temperature)
             said = pipeline.consensus(known.features, [p.captions for p in known.photos], config)
         more, captions = evaluate_captions(
             pipeline.model, pipeline.vocabulary, references, photos.features, generation, pipeline.centre, said
