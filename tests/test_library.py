@@ -67,6 +67,35 @@ def test_only_what_changed_is_read_again(library, photos, monkeypatch):
     assert sorted(names(library.search("a square"))) == ["crimson", "green", "violet", "yellow"]
 
 
+def test_photos_renamed_one_onto_the_next_keep_their_own_rows(library, tmp_path, monkeypatch):
+    monkeypatch.setattr("mrnn.library.BATCH", 2)
+    folder = tmp_path / "numbered"
+    for i in range(6):
+        photo(folder / f"{i}.jpg", list(COLOURS)[i % 4], i)
+    library.index(folder)
+    columns = ["path", "hash", "thumbnail", "image"]
+    before = {row["path"]: row for row in library._rows(columns).to_pylist()}
+    for i in reversed(range(6)):
+        (folder / f"{i}.jpg").rename(folder / f"{i + 1}.jpg")
+    report = library.index(folder)
+    assert report.added + report.recognised == 6
+    after = {row["path"]: row for row in library._rows(columns).to_pylist()}
+    assert len(after) == 6
+    for i in range(6):
+        old, new = before[str(folder / f"{i}.jpg")], after[str(folder / f"{i + 1}.jpg")]
+        assert (old["hash"], old["thumbnail"]) == (new["hash"], new["thumbnail"]), i
+        assert new["image"] == pytest.approx(old["image"], abs=1e-3)
+
+
+def test_a_folder_is_the_same_however_it_is_named(library, photos, monkeypatch):
+    library.index(photos)
+    roundabout = photos / "deep" / ".." / "." / "deep" / ".."
+    assert counts(library.index(roundabout)) == (0, 0, 0, 4)
+    assert len(library.search("a square", filters=Filters(folder=roundabout))) == 4
+    monkeypatch.chdir(photos)
+    assert counts(library.index(Path("deep"))) == (0, 0, 0, 2)
+
+
 def _counting(method, seen):
     def wrapped(self, fresh):
         seen.append(len(fresh))
@@ -209,8 +238,30 @@ def test_captions_are_exported(library, photos, tmp_path):
     library.export(tmp_path / "captions.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
     assert {line["image"]: line["captions"][0] for line in lines} == {row["image"]: row["caption"] for row in rows}
-    assert library.export_sidecars(photos / "deep") == 2
+    guesses = {line["image"] for line in lines if not line["familiar"]}
+    assert guesses == {str(f.path) for f in library.search("a square") if not f.familiar}
+    assert guesses == {row["image"] for row in rows if row["familiar"] == "false"}
+
+
+def test_captions_are_written_beside_photos_and_over_nobodys_words(library, photos, tmp_path):
+    library.index(photos)
+    deep, mine = photos / "deep" / "er", photos / "deep" / "er" / "green.jpg.txt"
+    mine.write_text("my own words\n")
+    assert library.export_sidecars(photos / "deep") == (1, [mine])
+    assert mine.read_text() == "my own words\n"
     assert sorted(p.name for p in photos.rglob("*.txt")) == ["green.jpg.txt", "yellow.jpg.txt"]
+    assert library.export_sidecars(photos / "deep", overwrite=True) == (2, [])
+    assert mine.read_text() != "my own words\n"
+    assert library.export_sidecars(photos / "deep") == (2, [])
+    deep.rename(tmp_path / "elsewhere")
+    assert library.export_sidecars(photos / "deep") == (0, []), "no photo, no caption beside it"
+    assert not deep.exists()
+    with pytest.raises(ValueError, match="no such folder"):
+        library.export_sidecars(tmp_path / "nowhere")
+
+
+def test_what_cannot_be_exported_or_drawn(library, photos, tmp_path):
+    library.index(photos)
     with pytest.raises(ValueError, match=r"\.csv or \.jsonl"):
         library.export(tmp_path / "captions.doc")
     library.draw_sheet(library.search("a square"), "a square", tmp_path / "sheet.png")

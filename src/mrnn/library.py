@@ -17,7 +17,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -121,6 +121,8 @@ class IndexReport:
 class _Read:
     """A file that was read: its row, and the encoder's input unless the content is known or unusable."""
 
+    path: str
+    status: os.stat_result
     row: dict[str, Any]
     pixels: np.ndarray | None = None
 
@@ -143,6 +145,11 @@ def photo_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
                         waiting.append(entry.path)
                     elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
                         yield entry.path, entry.stat()
+
+
+def _normal(folder: Path) -> Path:
+    """An absolute path that is the same however the folder was named; links in it stay."""
+    return Path(os.path.abspath(folder))  # noqa: PTH100
 
 
 class Library:
@@ -234,7 +241,7 @@ class Library:
         """
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
-        folder = folder.absolute()
+        folder = _normal(folder)
         with self._writing():
             self.table.checkout_latest()
             return self._index(folder, progress, threads)
@@ -253,7 +260,7 @@ class Library:
             else:
                 new.append((path, status))
         gone = [path for path in known if path not in here and Path(path).is_relative_to(folder)]
-        contents = {row["hash"]: row["path"] for row in known.values() if row["hash"] and not row["error"]}
+        contents = {row["hash"] for row in known.values() if row["hash"] and not row["error"]}
         done = len(here) - len(new)
         progress(done, len(here))
         batch: list[_Read] = []
@@ -269,7 +276,7 @@ class Library:
             self.table.optimize()
         return report
 
-    def _read(self, path: str, status: os.stat_result, contents: dict[str, str]) -> _Read:
+    def _read(self, path: str, status: os.stat_result, contents: Set[str]) -> _Read:
         row: dict[str, Any] = {
             "path": path,
             "size": status.st_size,
@@ -282,32 +289,36 @@ class Library:
             content = Path(path).read_bytes()
             row["hash"] = sha256(content)
             if row["hash"] in contents:
-                return _Read(row)
+                return _Read(path, status, row)
             encoder = self.pipeline.encoder
             row |= _exif(content, status.st_mtime)
             side = round(encoder.preprocessing.side * encoder.preprocessing.scale)
             image = open_image(content, min_side=max(THUMBNAIL, side))
             row["thumbnail"] = _thumbnail(image)
-            return _Read(row, encoder.pixels(image))
+            return _Read(path, status, row, encoder.pixels(image))
         except ImageError as error:
             row["error"] = error.reason
         except UnicodeEncodeError:
             row |= {"error": "has a name that is not UTF-8", "path": path.encode(errors="replace").decode()}
         except OSError as error:
             row["error"] = f"cannot be read ({error.strerror})"
-        return _Read(row)
+        return _Read(path, status, row)
 
-    def _commit(self, batch: list[_Read], known: dict, contents: dict[str, str], report: IndexReport) -> None:
+    def _commit(self, batch: list[_Read], known: dict, contents: set[str], report: IndexReport) -> None:
         import pyarrow as pa
 
+        wanted = {read.row["hash"] for read in batch if read.pixels is None and not read.row["error"]}
+        where = f"hash IN ({', '.join(map(_quote, sorted(wanted)))}) AND error = ''"
+        same = {row["hash"]: row for row in (self._rows(self.schema.names, where).to_pylist() if wanted else ())}
+        # A row of known content may have gone since, its path being another photo's now: such a photo is read again.
+        lost = wanted - same.keys()
+        batch = [self._read(read.path, read.status, set()) if read.row["hash"] in lost else read for read in batch]
         fresh = [read for read in batch if read.pixels is not None]
         if fresh:
             report.unfamiliar += self._encode(fresh)
         rows = [read.row for read in fresh]
         again = [read.row for read in batch if read.pixels is None and not read.row["error"]]
-        for row in again:  # the same content under another name
-            same = self._rows(self.schema.names, f"path = {_quote(contents[row['hash']])}").to_pylist()[0]
-            rows.append({**same, **{key: row[key] for key in ("path", "size", "time")}})
+        rows += [{**same[row["hash"]], **{key: row[key] for key in ("path", "size", "time")}} for row in again]
         for read in batch:
             if read.row["error"]:
                 rows.append(read.row)
@@ -315,7 +326,7 @@ class Library:
         # A photo that changed: its old row goes first, so that a kill between the two leaves it to be read again.
         self._delete([row["path"] for row in rows if row["path"] in known])
         self.table.add(pa.Table.from_pylist(rows, schema=self.schema))
-        contents |= {row["hash"]: row["path"] for row in rows if row["hash"] and not row["error"]}
+        contents |= {row["hash"] for row in rows if row["hash"] and not row["error"]}
         report.added += len(fresh)
         report.recognised += len(again)
 
@@ -487,34 +498,55 @@ class Library:
         Raises:
             ValueError: Another ending.
         """
-        rows = self._rows(_SHOWN, "error = ''").to_pylist()
+        loaded = self.load()
+        familiar = [not guess for guess in self.pipeline.unfamiliar_images(loaded.image)]
+        rows = list(zip(loaded.shown, familiar, strict=True))
         out = io.StringIO()
         if file.suffix.lower() == ".csv":
             writer = csv.writer(out)
-            writer.writerow(["image", "caption", "log_likelihood"])
-            writer.writerows([r["path"], r["captions"][0], f"{r['likelihoods'][0]:.3f}"] for r in rows)
+            writer.writerow(["image", "caption", "log_likelihood", "familiar"])
+            writer.writerows(
+                [r["path"], r["captions"][0], f"{r['likelihoods'][0]:.3f}", str(known).lower()] for r, known in rows
+            )
         elif file.suffix.lower() == ".jsonl":
-            for r in rows:
-                out.write(json.dumps({"image": r.pop("path"), **r}, ensure_ascii=False) + "\n")
+            for r, known in rows:
+                fields = {"image": r["path"], **{key: r[key] for key in _SHOWN[1:]}, "familiar": known}
+                out.write(json.dumps(fields, ensure_ascii=False) + "\n")
         else:
             raise ValueError(f"{file}: captions are exported as .csv or .jsonl")
         with atomic_path(file) as temporary:
             temporary.write_text(out.getvalue())
         return len(rows)
 
-    def export_sidecars(self, folder: Path) -> int:
+    def export_sidecars(self, folder: Path, overwrite: bool = False) -> tuple[int, list[Path]]:
         """Write a text file a photo beside it, `photo.jpg.txt`, for the photos in a folder and below it.
 
+        Args:
+            folder: Of photos.
+            overwrite: Replace files that are there and say something else.
+
         Returns:
-            How many were written.
+            How many photos have theirs now, and the files that say something else and were left.
+
+        Raises:
+            ValueError: There is no such folder.
         """
-        rows = [
-            r for r in self._rows(_SHOWN, "error = ''").to_pylist() if Path(r["path"]).is_relative_to(folder.absolute())
-        ]
-        for r in rows:
-            with atomic_path(Path(f"{r['path']}.txt")) as temporary:
-                temporary.write_text(r["captions"][0] + "\n")
-        return len(rows)
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
+        below = _normal(folder)
+        written, left = 0, []
+        for r in self.load().shown:
+            photo = Path(r["path"])
+            if not photo.is_relative_to(below) or not photo.is_file():
+                continue
+            sidecar, text = Path(f"{photo}.txt"), r["captions"][0] + "\n"
+            if not overwrite and sidecar.exists() and sidecar.read_bytes() != text.encode():
+                left.append(sidecar)
+                continue
+            with atomic_path(sidecar) as temporary:
+                temporary.write_text(text)
+            written += 1
+        return written, left
 
 
 class _Loaded:
@@ -527,7 +559,7 @@ class _Loaded:
         """Rows that pass."""
         kept = range(len(self.shown))
         if filters.folder is not None:
-            below = os.path.join(filters.folder.absolute(), "")  # noqa: PTH118
+            below = os.path.join(_normal(filters.folder), "")  # noqa: PTH118
             kept = [i for i in kept if self.shown[i]["path"].startswith(below)]
         if filters.after is not None:
             kept = [i for i in kept if self.shown[i]["taken"][:10] >= filters.after.isoformat()]

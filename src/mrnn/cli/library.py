@@ -124,6 +124,7 @@ def export(
     file: Annotated[Positional[Path | None], arg(metavar="FILE")] = None,
     /,
     sidecars: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+    overwrite: bool = False,
     library: Place = None,
     model: str = "base",
 ) -> int:
@@ -132,12 +133,17 @@ def export(
     Args:
         file: Of the captions of all photos: .csv or .jsonl.
         sidecars: Write a text file beside every photo in this folder and below it, photo.jpg.txt.
+        overwrite: Replace such files also where they say something else, as one of your own may.
         library: Folder of the library.
         model: The model that the library was indexed with.
     """
     if (file is None) == (sidecars is None):
         raise Usage("give either a file, .csv or .jsonl, or --sidecars FOLDER")
+    if overwrite and sidecars is None:
+        raise Usage("--overwrite goes with --sidecars")
     photos = _open(library, model)
-    n = photos.export(file) if file is not None else photos.export_sidecars(sidecars or Path())
+    n, left = (photos.export(file), []) if file is not None else photos.export_sidecars(sidecars or Path(), overwrite)
+    for path in left:
+        warn(f"left {path}: it says something else (--overwrite replaces it)")
     print(f"{file or sidecars}: captions of {n:,} photos")
-    return 0
+    return 1 if left else 0
