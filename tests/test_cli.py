@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
+from pathlib import Path
 
 import pytest
 from made import flickr, photo, pipeline
@@ -76,6 +77,16 @@ def test_caption_json_holds_likelihoods_and_goes_on_after_bad_photos(model, tmp_
     assert len(err.splitlines()) == 4
 
 
+def test_a_name_that_is_no_utf8_is_printed_byte_for_byte(model, tmp_path):
+    name = os.fsencode(tmp_path) + b"/\xff.jpg"
+    Path(os.fsdecode(name)).write_bytes(photo(tmp_path / "p.jpg", "red").read_bytes())
+    command = [sys.executable, "-m", "mrnn", "caption", name, "--model", str(model)]
+    plain = subprocess.run(command, capture_output=True, check=False)
+    assert (plain.returncode, plain.stdout.partition(b"\t")[0]) == (0, name), plain.stderr
+    found = json.loads(subprocess.run([*command, "--json"], capture_output=True, check=True).stdout)
+    assert os.fsencode(found["photo"]) == name
+
+
 def test_a_bomb_is_refused_at_once(model, tmp_path):
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 1, 0, 0, 0, 0)
     chunk = b"IHDR" + header
@@ -107,7 +118,19 @@ def test_caption_takes_search_options(model, tmp_path, capsys, options):
         (["caption", "x.jpg", "--sample", "--beam", "3"], ["--sample"]),
         (["caption", "x.jpg", "--n", "5", "--beam", "3"], ["beam"]),
         (["caption", "x.jpg", "--sample", "--temperature", "0"], ["temperature"]),
+        (["caption", "x.jpg", "--sample", "--temperature", "nan"], ["temperature"]),
+        (["caption", "x.jpg", "--top-p", "0.9"], ["--top-p", "--sample"]),
         (["evaluate"], ["--data"]),
+        (["evaluate", "--data", ".", "--beam", "0"], ["--beam"]),
+        (["evaluate", "--data", ".", "--beam", "3", "--consensus", "plain"], ["--beam"]),
+        (["evaluate", "--data", ".", "--exact", "--shortlist", "9"], ["--shortlist"]),
+        (["evaluate", "--data", ".", "--metrics", "likelihood", "--beam", "3"], ["--beam"]),
+        (["evaluate", "--data", ".", "--metrics", "likelihood", "--exact"], ["--exact"]),
+        (["evaluate", "--data", ".", "--metrics", "captions", "--plots", "p"], ["--plots"]),
+        (["evaluate", "--data", ".", "--metrics", "retrieval", "--consensus", "plain"], ["--consensus"]),
+        (["serve", "--port", "99999"], ["--port"]),
+        (["export", "c.csv", "--overwrite"], ["--overwrite"]),
+        (["reproduce", "flickr8k", "--data", ".", "--device", "foo"], ["--device foo"]),
         (["evaluate", "--data", ".", "--consensus", "plain", "--temperature", "5"], ["--temperature"]),
         (["evaluate", "--data", ".", "--consensus", "weighted", "--temperature", "0"], ["--temperature"]),
         (["train"], []),
@@ -118,6 +141,7 @@ def test_caption_takes_search_options(model, tmp_path, capsys, options):
         (["train", "flickr8k", "--data", ".", "--out", "o", "--min-count", "0"], ["min_count"]),
         (["train", "flickr8k", "--data", ".", "--out", "o", "--references", "0"], ["image_gain"]),
         (["train", "flickr8k", "--data", ".", "--out", "o", "--workers", "-1"], ["--workers"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--device", "foo"], ["--device foo"]),
     ],
 )
 def test_bad_usage_is_one_line_and_code_2(arguments, words, capsys, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from PIL import Image
 from mrnn.corpora import SPLITS, combine, read_corpora, read_corpus
 from mrnn.corpora.base import seeded_split
 from mrnn.corpora.sentences import read_sentences
+from mrnn.corpora.table import read_pairs
 
 JPEG = io.BytesIO()
 Image.new("RGB", (2, 2)).save(JPEG, "JPEG")
@@ -290,10 +291,23 @@ def test_a_table_counts_what_is_broken(tmp_path):
 def test_a_jsonl_table_counts_broken_lines(tmp_path):
     photos(tmp_path, "a.jpg")
     rows = [{"image": "a.jpg", "caption": "one"}, {"image": 3, "caption": "x"}, {"image": "a.jpg"}, [1], None]
+    rows += [{"image": "a.jpg", "caption": ["two", None, 3]}]
     lines(tmp_path / "t.jsonl", *map(json.dumps, rows), '{"image": "a.jpg", "cap', "")
     corpus = read_corpus(tmp_path)
-    assert captions(corpus) == {"a.jpg": ("one",)}
-    assert corpus.report.counts == {"broken lines": 5}
+    assert captions(corpus) == {"a.jpg": ("one", "two")}
+    assert corpus.report.counts == {"broken lines": 7}
+    pairs, broken = read_pairs(tmp_path / "t.jsonl")
+    assert [caption for *_, caption in pairs] == ["one", "two"]
+    assert len(broken) == 7
+
+
+def test_a_cell_without_end_is_a_broken_line(tmp_path):
+    photos(tmp_path / "Images", "a.jpg")
+    lines(tmp_path / "captions.txt", "image,caption", "a.jpg,one", f'a.jpg,"{"x" * 140_000}"')
+    assert read_corpus(tmp_path).report.counts == {"broken lines": 1}
+    lines(tmp_path / "pairs.csv", f'image,caption,"{"x" * 140_000}"')
+    with pytest.raises(ValueError, match="not a CSV"):
+        read_pairs(tmp_path / "pairs.csv")
 
 
 def test_a_token_file_counts_what_is_broken(tmp_path):
@@ -329,10 +343,11 @@ def test_karpathy_counts_what_is_broken(tmp_path):
     content["images"] += [content["images"][1], {"filename": "x.jpg"}, "no entry", None]
     content["images"].append({"filename": "gone.jpg", "split": "train", "sentences": [{"raw": "x"}]})
     content["images"].append({"filename": "c2.jpg", "split": 7, "sentences": []})
+    content["images"].append({"filename": "c2.jpg", "split": "train", "sentences": [{"raw": None}]})
     path.write_text(json.dumps(content))
     assert read_corpus(tmp_path).report.counts == {
         "duplicate keys": 1,
-        "broken entries": 4,
+        "broken entries": 5,
         "missing photos": 1,
         "captions of absent photos": 1,
     }
@@ -343,12 +358,14 @@ def test_coco_counts_what_is_broken(tmp_path):
     path = tmp_path / "annotations" / "captions_val2014.json"
     content = json.loads(path.read_text())
     content["annotations"] += [{"id": 99, "image_id": 12345, "caption": "x"}, content["annotations"][0]]
+    content["annotations"] += [{"id": 97, "image_id": [1], "caption": "x"}, {"id": 98, "image_id": 1, "caption": None}]
     content["images"].append({"id": 3, "file_name": "gone.jpg"})
     path.write_text(json.dumps(content))
     assert read_corpus(tmp_path).report.counts == {
         "captions of absent photos": 1,
         "duplicate keys": 1,
         "missing photos": 1,
+        "broken entries": 2,
     }
 
 

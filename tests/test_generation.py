@@ -140,6 +140,15 @@ def test_the_seed_decides_the_samples():
     assert draw(1) == draw(1) != draw(2)
 
 
+def test_a_sample_does_not_depend_on_the_other_images():
+    model = make("mrnn")
+    image = image_of(model, 5)
+    together = generate(model, VOCABULARY, image, GenerationConfig(method="sample", n=3, seed=7), batch=2)
+    for i in range(5):
+        alone = generate(model, VOCABULARY, image[i : i + 1], GenerationConfig(method="sample", n=2, seed=7 + i))[0]
+        assert [c.tokens for c in alone] == [c.tokens for c in together[i][:2]]
+
+
 @pytest.mark.parametrize("method", ["beam", "greedy", "sample"])
 @pytest.mark.parametrize(("shortest", "longest"), [(4, 4), (2, 3), (0, 1)])
 def test_lengths_are_kept(method, shortest, longest):
@@ -165,6 +174,7 @@ def test_n_best_are_distinct_and_in_order():
         {"method": "greedy", "n": 2},
         {"min_length": 5, "max_length": 4},
         {"temperature": 0.0},
+        {"temperature": float("nan")},
         {"image_gain": 0.0},
         {"top_p": 0.0},
         {"top_k": -1},

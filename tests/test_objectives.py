@@ -113,6 +113,10 @@ def test_sentences_of_one_image_are_not_told_apart():
     batch = Batch.of([[5, 6], [7]], [0, 0], VOCABULARY)
     image = model.encode_image(data.features[batch.images])
     assert Contrastive()(model, batch, image).item() == pytest.approx(0, abs=1e-6)
+    views = Batch.of([[5, 6], [7]], [2, 3], VOCABULARY)
+    image = model.encode_image(data.features[views.images])
+    assert Contrastive(views=2)(model, views, image).item() == pytest.approx(0, abs=1e-6)
+    assert Contrastive()(model, views, image).item() > 1e-3
 
 
 def test_the_self_critical_gradient_raises_the_likely_reward():

@@ -72,6 +72,8 @@ def test_reference_images_travel_with_the_model(tmp_path, photos):
     assert torch.equal(again.references, pipe.references)
     sentences = ["a red square", "a large picture", "a blue square"]
     assert again.rank(photos, sentences) == pipe.rank(photos, sentences)
+    Pipeline(pipe.model, pipe.vocabulary, pipe.encoder).save(tmp_path / "m")
+    assert load(tmp_path / "m").references is None, "those of the model that was there are gone"
     save_file({"image": torch.zeros(3, 5)}, tmp_path / "m" / "references.safetensors")
     with pytest.raises(ValueError, match="no reference images of this model"):
         load(tmp_path / "m")
@@ -183,6 +185,12 @@ def test_wrong_weights_are_named(folder, change, message):
         (lambda c: c["generation"].update(beam=0), "beam"),
         (lambda c: c.pop("encoder"), "encoder"),
         (lambda c: c["encoder"].update(width=5), "width"),
+        (lambda c: c["encoder"].pop("fingerprint"), "fingerprint"),
+        (lambda c: c["encoder"].update(name=3), "name"),
+        (lambda c: c["encoder"].update(row="wide"), "encoder"),
+        (lambda c: c.update(encoder=None), "encoder"),
+        (lambda c: c["generation"].update(beam=2.5), r"2\.5"),
+        (lambda c: c["generation"].update(method="foo"), "foo"),
     ],
 )
 def test_a_strange_config_is_refused(folder, change, message):

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from mrnn.cli import main
 from mrnn.library import Library
 from mrnn.web import Limits, create_app
+from mrnn.web.app import Indexing
 from mrnn.web.worker import Busy, Worker
 
 
@@ -38,7 +39,7 @@ def client(pipe, photos, tmp_path_factory):
     library = Library(tmp_path_factory.mktemp("web") / "library", pipe)
     library.index(photos)
     app = create_app(pipe, library, limits=Limits(upload=300_000, pixels=500_000, sentences=5, characters=60))
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://localhost") as client:
         yield client
 
 
@@ -61,6 +62,8 @@ def test_ranking_and_explaining(client, pipe, photos):
     answer = client.post("/v1/rank", files=image(photos), data={"sentences": "\n".join(lines)}).json()
     expected = pipe.rank([photos / "red.jpg"], lines)[0]
     assert [a["sentence"] for a in answer] == [lines[m.index] for m in expected]
+    guess = pipe.unfamiliar(pipe.features([photos / "red.jpg"]))[0]
+    assert {a["familiar"] for a in answer} == {not guess}
     answer = client.post("/v1/explain", files=image(photos), data={"sentence": "a red square"}).json()
     assert [w["token"] for w in answer["words"]] == ["a", "red", "square", "<end>"]
     assert len(answer["words"][0]["heat"]) == 9
@@ -97,8 +100,9 @@ def test_bad_requests_get_one_clear_line(client, photos):
     assert post(b"x" * 400_000).status_code == 413
     big = io.BytesIO()
     Image.new("1", (1000, 800)).save(big, "PNG")
-    assert post(big.getvalue()).status_code == 422
-    assert "more than the limit" in post(big.getvalue()).json()["detail"]
+    for verb in ("caption", "rank", "explain", "search"):
+        answer = client.post(f"/v1/{verb}", files={"image": big.getvalue()}, data={"sentences": "a"})
+        assert (answer.status_code, "more than the limit" in answer.json()["detail"]) == (422, True), verb
     red = (photos / "red.jpg").read_bytes()
     assert post(red, n=99).status_code == 422
     rank = client.post("/v1/rank", files=image(photos), data={"sentences": "a\n" * 6})
@@ -123,6 +127,51 @@ def test_a_token_guards_everything_but_page_and_health(pipe):
         )
 
 
+def test_without_a_token_only_this_machines_own_names_are_answered(pipe):
+    app = create_app(pipe)
+    for host, status in (("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("elsewhere.example", 421)):
+        assert TestClient(app).get("/v1/index", headers={"Host": host}).status_code == status, host
+
+
+def test_a_library_is_kept_up_to_date_and_indexing_ends_with_the_server(pipe, tmp_path):
+    folder = tmp_path / "photos"
+    photo(folder / "red.jpg", "red", 0)
+    library = Library(tmp_path / "library", pipe)
+    indexing = Indexing(library, folder, interval=0.05)
+
+    async def serve() -> list[int]:
+        counts = []
+        task = asyncio.create_task(indexing.run())
+        for want in (1, 2):
+            while len(library) != want:
+                await asyncio.sleep(0.02)
+            counts.append(len(library))
+            photo(folder / f"blue{want}.jpg", "blue", want)
+        folder.rename(tmp_path / "away")  # a disk that is away is waited for
+        await asyncio.sleep(0.3)
+        assert not task.done()
+        (tmp_path / "away").rename(folder)
+        indexing.stop()
+        await task
+        return counts
+
+    assert asyncio.run(asyncio.wait_for(serve(), 60)) == [1, 2]
+    for i in range(100):
+        photo(folder / f"green{i}.jpg", "green", i)
+    ending = Indexing(library, folder)
+
+    async def begin_and_end() -> None:
+        task = asyncio.create_task(ending.run())
+        while not ending.total:
+            await asyncio.sleep(0)
+        ending.stop()
+        await task
+
+    asyncio.run(asyncio.wait_for(begin_and_end(), 60))
+    assert not ending.running
+    assert len(library) < 100
+
+
 def test_the_page_asks_no_other_host(client):
     page = client.get("/")
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -143,7 +192,7 @@ def test_photos_that_wait_are_taken_together(pipe, photos, monkeypatch):
         return caption(self, features, **options)
 
     monkeypatch.setattr(type(pipe), "caption_features", counted)
-    worker = Worker(pipe, 8, 10**6)
+    worker = Worker(pipe, 8)
     names = ["red", "blue", "green", "yellow"]
 
     async def ask():

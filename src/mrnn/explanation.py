@@ -5,7 +5,8 @@ evidence of a word is
 
     log2 P(w_t | w_<t, I) - log2 P(w_t | w_<t)
 
-and the evidence of all words together is the normalised score, log P(w | I) / P(w), that ranks an image's sentences.
+and the evidence of all words together is the normalised score, log P(w | I) / P(w), that ranks an image's sentences
+(there with an approximated P(w): `retrieval.fast_sentence_prior`).
 
 *Branches.* The word, the recurrent and the image branch meet in the multimodal layer. What each adds to
 log2 P(w_t | ...) is its Shapley value: its mean effect over all orders in which the three may come, absent ones

@@ -6,9 +6,10 @@ over the full vocabulary, so that they agree with the likelihood that ranks give
 Shapes: N images, K beams or samples an image, V vocabulary, M multimodal width, T tokens so far.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +19,8 @@ from mrnn.likelihood import token_log_probabilities
 from mrnn.models import LanguageModel, map_state
 from mrnn.precision import Precision, autocast
 from mrnn.text import Vocabulary, detokenise
+
+Method = Literal["beam", "greedy", "sample"]
 
 _NEVER = float("-inf")
 
@@ -38,10 +41,11 @@ class GenerationConfig:
         temperature: Of sampling; below 1 is safer, above 1 wilder.
         top_k: Sample among the k likeliest words; 0 among all.
         top_p: Sample among the likeliest words that together have this probability.
-        seed: Of sampling.
+        seed: Of sampling; each image of a call has its own, this one plus its place, so that what is drawn for it
+            does not depend on the others.
     """
 
-    method: Literal["beam", "greedy", "sample"] = "beam"
+    method: Method = "beam"
     n: int = 1
     beam: int = 5
     length_exponent: float = 0.7
@@ -54,6 +58,11 @@ class GenerationConfig:
     seed: int = 0
 
     def __post_init__(self):
+        if self.method not in get_args(Method):
+            raise ValueError(f"no method {self.method!r}; there are {', '.join(get_args(Method))}")
+        for name in ("n", "beam", "min_length", "max_length", "top_k", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be a whole number")
         if self.beam < 1 or self.n < 1:
             raise ValueError("beam and n must be 1 or more")
         if self.method == "beam" and self.n > self.beam:
@@ -62,9 +71,9 @@ class GenerationConfig:
             raise ValueError("greedy search gives one caption; use a beam or sampling for more")
         if not 0 <= self.min_length <= self.max_length or self.max_length < 1:
             raise ValueError(f"no length is between {self.min_length} and {self.max_length} words")
-        if self.temperature <= 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"the temperature is {self.temperature}, but must be above 0 (or use greedy search)")
-        if self.image_gain <= 0:
+        if not 0 < self.image_gain < math.inf:
             raise ValueError(f"the image gain is {self.image_gain}, but must be above 0")
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError("top_k must be 0 or more, and top_p above 0 and at most 1")
@@ -126,7 +135,6 @@ def generate(
         if centre is None:
             raise ValueError("an image gain needs the mean training image, and this model has no reference images")
         stressed = centre + config.image_gain * (image - centre)
-    generator = torch.Generator(image.device).manual_seed(config.seed)
     found: list[list[tuple[list[int], float | None]]] = []
     # A search may round, as what it finds is measured exactly; samples must follow the exact distribution.
     with autocast("float32" if config.method == "sample" else precision, image.device) as reduced:
@@ -134,7 +142,7 @@ def generate(
             if config.method == "beam":
                 found += _beam(model, vocabulary, part, config)
             else:
-                found += _draw(model, vocabulary, part, config, generator)
+                found += _draw(model, vocabulary, part, config, config.seed + len(found))
     return _measure(model, vocabulary, image, found, config)
 
 
@@ -236,12 +244,17 @@ def _draw(
     vocabulary: Vocabulary,
     image: Float[Tensor, "N M"],
     config: GenerationConfig,
-    generator: torch.Generator,
+    seed: int,
 ) -> list[list[tuple[list[int], float | None]]]:
-    """`n` greedy or sampled sentences of every image."""
+    """`n` greedy or sampled sentences of every image; `seed` is the first one's."""
+    # A uniform number a word, drawn where every device draws the same.
+    size = config.n, config.max_length
+    seeds = (seed + i for i in range(len(image)))
+    uniform = torch.cat([torch.rand(size, generator=torch.Generator().manual_seed(one)) for one in seeds])
+    uniform = uniform.to(image.device)
 
-    def choose(log_p: Tensor) -> Tensor:
-        return log_p.argmax(-1) if config.method == "greedy" else _sample(log_p, config, generator)
+    def choose(log_p: Tensor, rows: Tensor, length: int) -> Tensor:
+        return log_p.argmax(-1) if config.method == "greedy" else _sample(log_p, config, uniform[rows, length])
 
     found = _word_by_word(model, vocabulary, image, config.n, choose, config.min_length, config.max_length)
     return [[(ids, None) for ids in several] for several in found]
@@ -263,11 +276,8 @@ def draw(
         max_length: Most words.
     """
 
-    def choose(log_p: Tensor) -> Tensor:
-        # One uniform number a sentence and the first word whose cumulated probability passes it.
-        total = log_p.exp().cumsum_(-1)
-        point = torch.rand(len(total), 1, device=total.device) * total[:, -1:]
-        return torch.searchsorted(total, point).clamp_max(total.shape[1] - 1)[:, 0]
+    def choose(log_p: Tensor, rows: Tensor, length: int) -> Tensor:
+        return _pick(log_p.exp(), torch.rand(len(log_p), device=log_p.device))
 
     return _word_by_word(model, vocabulary, image, n, choose, 0, max_length)
 
@@ -277,11 +287,11 @@ def _word_by_word(
     vocabulary: Vocabulary,
     image: Float[Tensor, "N M"],
     n: int,
-    choose: Callable[[Float[Tensor, "B V"]], Int[Tensor, " B"]],
+    choose: Callable[[Float[Tensor, "B V"], Int[Tensor, " B"], int], Int[Tensor, " B"]],
     min_length: int,
     max_length: int,
 ) -> list[list[list[int]]]:
-    """`n` sentences of every image, each next word chosen from its log-probabilities."""
+    """`n` sentences of every image, each next word chosen from its log-probabilities, its sentence and its place."""
     end = vocabulary.end
     image = image.repeat_interleave(n, 0)
     words = torch.full((len(image),), vocabulary.start, device=image.device)
@@ -291,7 +301,7 @@ def _word_by_word(
         log_p, state = _next_word(model, vocabulary, words, state, image[going])
         if length < min_length:
             log_p[:, end] = _NEVER
-        words = choose(log_p)
+        words = choose(log_p, going, length)
         drawn[going, length] = words
         kept = (words != end).nonzero()[:, 0]
         if not len(kept):
@@ -303,7 +313,14 @@ def _word_by_word(
     return [sentences[i : i + n] for i in range(0, len(sentences), n)]
 
 
-def _sample(log_p: Float[Tensor, "B V"], config: GenerationConfig, generator: torch.Generator) -> Int[Tensor, " B"]:
+def _pick(p: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """The first word whose cumulated probability passes a uniform number."""
+    total = p.cumsum_(-1)
+    found = torch.searchsorted(total, uniform[:, None] * total[:, -1:])
+    return found.clamp_max(total.shape[1] - 1)[:, 0]
+
+
+def _sample(log_p: Float[Tensor, "B V"], config: GenerationConfig, uniform: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
     scores, words = (log_p / config.temperature).sort(-1, descending=True)
     p = scores.softmax(-1)
     if config.top_k:
@@ -311,4 +328,4 @@ def _sample(log_p: Float[Tensor, "B V"], config: GenerationConfig, generator: to
     if config.top_p < 1:
         # A word stays while the words before it have not yet reached top_p; the first always stays.
         p = p.masked_fill(p.cumsum(-1) - p >= config.top_p, 0)
-    return words.gather(1, torch.multinomial(p, 1, generator=generator))[:, 0]
+    return words.gather(1, _pick(p, uniform)[:, None])[:, 0]

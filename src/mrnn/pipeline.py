@@ -341,8 +341,8 @@ class Pipeline:
             sentences: Sentences.
 
         Returns:
-            For each sentence `raw`, log P(w | I) in nats, `normalised`, log P(w | I) / P(w), None if the
-            model has no reference images, and both in bits a token.
+            For each sentence `raw`, log P(w | I) in nats, `normalised`, log P(w | I) / P(w) with the P(w) of
+            `fast_sentence_prior`, None if the model has no reference images, and both in bits a token.
         """
         retriever = self.retriever(features, sentences)
         pairs = torch.stack([torch.tensor(list(images)), torch.arange(len(sentences))], 1)
@@ -374,7 +374,9 @@ class Pipeline:
         self.vocabulary.save(folder / "vocab.txt")
         write_json(folder / "config.json", config)
         write_atomically(folder / "README.md", model_card(folder.name, config).encode())
-        if self.references is not None:
+        if self.references is None:
+            (folder / REFERENCES).unlink(missing_ok=True)
+        else:
             with atomic_path(folder / REFERENCES) as temporary:
                 save_file({"image": self.references.to("cpu", dtype).contiguous()}, temporary)
         weights = {k: _kept(v, dtype) for k, v in self.model.state_dict().items()}
@@ -432,6 +434,11 @@ def load(name: Path | str = "base", device: torch.device | str = "cpu") -> Pipel
         model = build_model(description.pop("name"), description)
         generation = GenerationConfig(**config.pop("generation"))
         encoder = config.pop("encoder")
+        row = encoder.get("row", []) if isinstance(encoder, dict) else None
+        if not isinstance(row, list) or not all(isinstance(n, int) for n in (encoder["width"], *row)):
+            raise ValueError("'encoder' is not what an encoder says of itself")
+        if not all(isinstance(encoder[key], str) for key in ("name", "fingerprint")):
+            raise ValueError("the encoder's name and fingerprint must be text")
         if encoder["width"] != model.features:
             raise ValueError("encoder and model differ in width")
     except (KeyError, TypeError, ValueError) as error:

@@ -4,6 +4,7 @@ Exit codes: 0 all went well, 1 some inputs failed (each is named on stderr), 2 b
 """
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -65,6 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"mrnn {mrnn.__version__}")
             return 0
         keep_memory()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are no UTF-8, byte for byte
         if verb == "train":
             if not rest or rest[0].startswith("-"):
                 from mrnn.recipes import RECIPES

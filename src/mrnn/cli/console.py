@@ -45,8 +45,8 @@ def report(corpus) -> None:
 
 
 def as_json(value: Any) -> str:
-    """One line of JSON."""
-    return json.dumps(value, ensure_ascii=False)
+    """One line of JSON; bytes of a file's name that are no UTF-8 as escapes."""
+    return json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
 def typed_command() -> str:

@@ -10,6 +10,8 @@ from tyro.conf import Positional, UseAppendAction, arg
 from mrnn.cli.console import Data, Usage, bar, report, say, typed_command, warn, warn_photos
 from mrnn.cli.parsing import parse
 
+SHORTLIST = 60
+
 
 def evaluate(
     model: Positional[str] = "base",
@@ -18,7 +20,7 @@ def evaluate(
     split: str = "test",
     metrics: Literal["all", "likelihood", "captions", "retrieval"] = "all",
     beam: int | None = None,
-    shortlist: int = 60,
+    shortlist: int | None = None,
     exact: bool = False,
     consensus: Literal["plain", "weighted"] | None = None,
     temperature: float | None = None,
@@ -34,11 +36,11 @@ def evaluate(
         split: Which photos.
         metrics: Which figures; `captions` needs Java and the extra eval.
         beam: Beams of the search; the model's own number if left out.
-        shortlist: Photos that retrieval scores exactly for each sentence, and five times as many sentences, where a
-            photo has five captions, for each photo.
+        shortlist: Photos that retrieval scores exactly for each sentence, 60 if left out, and five times as many
+            sentences, where a photo has five captions, for each photo.
         exact: Retrieval scores every pair exactly, which takes minutes.
-        consensus: Re-rank ten captions a photo by the captions of the nearest photos of the train split: by those most
-            like it, as the second paper does, or weighted by how well they fit the photo.
+        consensus: Re-rank ten captions a photo, or twenty if weighted, by the captions of the nearest train photos: by
+            those most like it, as the second paper does, or weighted by how well they fit the photo.
         temperature: Of those weights, in nats; choose it on dev. 7, as suits `base`, if left out.
         json: Write the figures, the captions and the fingerprints of model, data and code here.
         plots: Draw recall curves and a gallery of captions and found sentences into this folder.
@@ -56,8 +58,15 @@ def evaluate(
 
     if not data:
         raise Usage("say where the data set is: --data DIR")
-    if shortlist < 1:
-        raise Usage("--shortlist must be 1 or more")
+    if shortlist is not None and (shortlist < 1 or exact):
+        raise Usage("--shortlist must be 1 or more, and does not go with --exact")
+    if beam is not None and (beam < 1 or consensus):
+        raise Usage("--beam must be 1 or more, and does not go with --consensus, which has its own")
+    if metrics in ("likelihood", "retrieval") and (beam is not None or consensus):
+        raise Usage(f"--{'beam' if beam is not None else 'consensus'} is about captions, which --metrics leaves out")
+    if metrics in ("likelihood", "captions") and (exact or shortlist is not None or plots is not None):
+        flag = "exact" if exact else "plots" if plots is not None else "shortlist"
+        raise Usage(f"--{flag} is about retrieval, which --metrics leaves out")
     if temperature is not None and (consensus != "weighted" or temperature <= 0):
         raise Usage("--temperature goes with --consensus weighted, and must be above 0")
     pipeline = load(model)
@@ -94,7 +103,7 @@ def evaluate(
         figures |= more
     if metrics == "retrieval" or (metrics == "all" and pipeline.model.uses_image):
         retriever = pipeline.retriever(photos.features, sentences)
-        more, scores = evaluate_retrieval(retriever, owner, None if exact else shortlist)
+        more, scores = evaluate_retrieval(retriever, owner, None if exact else shortlist or SHORTLIST)
         figures |= more
     print(f"{model} on {corpus.name}, split {split}")
     _print_figures(figures)
@@ -145,15 +154,12 @@ def train(
     workers: int = 0,
 ) -> int:
     """Train a model by a recipe; the same command goes on with a run that was stopped."""
-    import torch
-
     from mrnn.corpora import read_corpora
     from mrnn.recipes import train_recipe
 
+    device = _device(device)
     corpus = read_corpora(data)
     report(corpus)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     encoding, training = contextlib.ExitStack(), contextlib.ExitStack()
     with encoding, training:
         encoded = encoding.enter_context(bar("encoding photos"))
@@ -200,8 +206,6 @@ def reproduce(
         cache: Folder of the feature cache.
         device: cpu, cuda, or auto.
     """
-    import torch
-
     from mrnn.corpora import read_corpora
     from mrnn.reproduce import TABLES, Reproduction, Step
 
@@ -209,10 +213,9 @@ def reproduce(
         raise Usage(f"no table {table!r}; there are {', '.join(TABLES)}")
     if not data:
         raise Usage("say where the data set is: --data DIR")
+    device = _device(device)
     corpus = read_corpora(data)
     report(corpus)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     weights = {name: path for name, path in (("alexnet", alexnet), ("vgg16", vgg16)) if path is not None}
     job = Reproduction(table, corpus, out or Path("results") / table, weights, cache, device)
     for step in job.steps:
@@ -236,6 +239,19 @@ def reproduce(
         job.run(begin, progress, end)
     print((job.out / "tables.md").read_text())
     return 0
+
+
+def _device(name: str) -> str:
+    """The device of a `--device`, `auto` resolved."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):  # an unknown name, or a device that is not there
+        raise Usage(f"--device {name}: not to be had here; there are auto, cpu and, with a GPU, cuda") from None
+    return name
 
 
 class _TrainingBar:

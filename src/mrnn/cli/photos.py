@@ -18,10 +18,10 @@ def caption(
     n: int = 1,
     beam: int | None = None,
     sample: bool = False,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 0,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
     json: Json = False,
 ) -> int:
     """Write captions for photos, as lines of PHOTO, a tab, and the caption.
@@ -32,25 +32,23 @@ def caption(
         n: Captions a photo.
         beam: Beams of the search; the model's own number if left out.
         sample: Draw captions instead of searching for the likeliest.
-        temperature: Of sampling; below 1 is safer, above 1 wilder.
+        temperature: Of sampling: 1 if left out, below is safer, above wilder.
         top_k: Sample among the k likeliest words.
         top_p: Sample among the likeliest words with this probability together.
-        seed: Of sampling.
+        seed: Of sampling, 0 if left out; the second photo's is one more, and so on.
         json: Print JSON, one object a line.
     """
     if not photos:
         raise Usage("give at least one photo")
     options: dict[str, Any] = {"n": n}
+    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    drawing = {key: value for key, value in drawing.items() if value is not None}
     if sample:
         if beam is not None:
             raise Usage("--beam and --sample exclude each other")
-        options |= {
-            "method": "sample",
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "seed": seed,
-        }
+        options |= {"method": "sample", "seed": 0, **drawing}
+    elif drawing:
+        raise Usage(f"--{next(iter(drawing)).replace('_', '-')} goes with --sample")
     elif beam is not None or n > 1:
         options["beam"] = max(n, 5) if beam is None else beam
     from mrnn.generation import GenerationConfig
@@ -68,6 +66,8 @@ def caption(
         for start in range(0, len(names), chunk):
             part = names[start : start + chunk]
             failed += _caption_some(pipeline, part, options, json)
+            if sample:
+                options["seed"] += len(part)
             advance(len(part))
     return 1 if failed else 0
 
@@ -213,7 +213,7 @@ def rank(
         advance(len(photos))
     for error in errors:
         warn(str(error))
-    _warn_guesses(pipeline, features, [str(photos[i]) for i in positions])
+    familiar = _familiar(pipeline, features, [str(photos[i]) for i in positions])
     query: Query = "image" if sentence is None else "sentence"
     if positions:
         # Pools of any size: sentences in parts, of which each photo keeps the best.
@@ -226,20 +226,25 @@ def rank(
                 del kept[top:]
         for i, kept in enumerate(best):
             for value, j in kept:
-                photo, text = (photos[positions[i]], lines[j]) if query == "image" else (photos[positions[j]], lines[0])
+                of, text = (i, lines[j]) if query == "image" else (j, lines[0])
+                photo = photos[positions[of]]
                 if json:
-                    print(as_json({"photo": str(photo), "score": value, "sentence": text}))
+                    fields = {"photo": str(photo), "score": value, "sentence": text}
+                    print(as_json({**fields, "familiar": familiar[of]}))
                 else:
                     print(f"{photo}\t{value:.2f}\t{text}")
     return 1 if errors or failed else 0
 
 
-def _warn_guesses(pipeline, features, names: list[str]) -> None:
+def _familiar(pipeline, features, names: list[str]) -> list[bool]:
+    """Which photos are like those the model was trained on; the others are named."""
     from mrnn.explanation import GUESS
 
-    for name, guess in zip(names, pipeline.unfamiliar(features), strict=True):
-        if guess:
+    familiar = [not guess for guess in pipeline.unfamiliar(features)]
+    for name, known in zip(names, familiar, strict=True):
+        if not known:
             warn(f"{name}: {GUESS}")
+    return familiar
 
 
 def _shortlist(top: int, query: Literal["image", "sentence"]) -> int | None:
@@ -299,7 +304,7 @@ def score(
     for error in errors:
         warn(f"left out {error}")
     place = {names[position]: i for i, position in enumerate(positions)}
-    _warn_guesses(pipeline, features, [names[i] for i in positions])
+    familiar = _familiar(pipeline, features, [names[i] for i in positions])
     usable = [row for row in rows if str(row[1]) in place]
     if not json:
         print("image\tcaption\traw\tnormalised\traw bits a word\tnormalised bits a word")
@@ -308,9 +313,10 @@ def score(
         for start in range(0, len(usable), part):
             some = usable[start : start + part]
             results = pipeline.score_pairs(features, [place[str(path)] for _, path, _ in some], [c for *_, c in some])
-            for (image, _, caption), fields in zip(some, results, strict=True):
+            for (image, path, caption), fields in zip(some, results, strict=True):
                 if json:
-                    print(as_json({"image": image, "caption": caption, **fields}))
+                    known = familiar[place[str(path)]]
+                    print(as_json({"image": image, "caption": caption, **fields, "familiar": known}))
                 else:
                     numbers = "\t".join("" if v is None else f"{v:.3f}" for v in fields.values())
                     print(f"{image}\t{caption}\t{numbers}")

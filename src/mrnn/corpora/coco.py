@@ -27,13 +27,17 @@ def read(folder: Path) -> Corpus:
         try:
             names = {image["id"]: image["file_name"] for image in content["images"]}
             annotations = [(a.get("id"), a["image_id"], a["caption"]) for a in content["annotations"]]
+            if not all(isinstance(name, str) for name in names.values()):
+                raise TypeError
         except (KeyError, TypeError, AttributeError):
             raise ValueError(f"{path}: has no 'images' and 'annotations' in COCO's layout") from None
         split = normal_split(path.stem.removeprefix("captions_").rstrip("0123456789"))
         for name in names.values():
             builder.split(name, split)
         for caption_id, image_id, caption in annotations:
-            if image_id in names:
+            if not isinstance(image_id, int | str) or not isinstance(caption, str):
+                builder.report.add("broken entries", f"{path.name} caption {caption_id}")
+            elif image_id in names:
                 key = None if caption_id is None else f"{path.name} caption {caption_id}"
                 builder.caption(names[image_id], caption, key=key)
             else:

@@ -81,5 +81,9 @@ def _read_kaggle(path: Path, builder: CorpusBuilder) -> None:
             builder.report.add("broken lines", f"{path.name} line {number}")
             continue
         if caption.startswith('"'):
-            caption = next(csv.reader([caption]))[0]
+            try:
+                caption = next(csv.reader([caption]))[0]
+            except csv.Error:
+                builder.report.add("broken lines", f"{path.name} line {number}")
+                continue
         builder.caption(photo, caption, where=f"{path.name} line {number}")

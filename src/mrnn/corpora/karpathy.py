@@ -37,6 +37,8 @@ def read(folder: Path) -> Corpus:
             name = "/".join(filter(None, (image.get("filepath"), image["filename"])))
             split = normal_split(image.get("split", ""))
             sentences = [s["raw"] if "raw" in s else " ".join(s["tokens"]) for s in image["sentences"]]
+            if not all(isinstance(sentence, str) for sentence in sentences):
+                raise TypeError
         except (KeyError, TypeError, AttributeError):
             builder.report.add("broken entries", where)
             continue

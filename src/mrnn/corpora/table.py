@@ -56,7 +56,10 @@ def read(folder: Path) -> Corpus:
                 builder.report.add("unknown split names", f"{split!r} in {where}")
             builder.split(image.strip(), normal_split(split))
         for caption in captions if isinstance(captions, list) else [captions]:
-            builder.caption(image.strip(), str(caption), where=where)
+            if isinstance(caption, str):
+                builder.caption(image.strip(), caption, where=where)
+            else:
+                builder.report.add("broken lines", where)
     return builder.build()
 
 
@@ -106,7 +109,10 @@ def read_pairs(path: Path) -> tuple[list[tuple[str, Path, str]], list[str]]:
             broken.append(where)
             continue
         for caption in captions if isinstance(captions, list) else [captions]:
-            pairs.append((image.strip(), path.parent / image.strip(), str(caption)))
+            if isinstance(caption, str):
+                pairs.append((image.strip(), path.parent / image.strip(), caption))
+            else:
+                broken.append(where)
     return pairs, broken
 
 
@@ -162,7 +168,10 @@ def _column_names(path: Path) -> list[str]:
         except json.JSONDecodeError:
             return []
         return list(row) if isinstance(row, dict) else []
-    return next(csv.reader([first], delimiter="\t" if path.suffix == ".tsv" else ","), [])
+    try:
+        return next(csv.reader([first], delimiter="\t" if path.suffix == ".tsv" else ","), [])
+    except csv.Error:
+        return []
 
 
 @contextlib.contextmanager

@@ -140,7 +140,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def describe(self) -> dict:
-        """The JSON form that a saved model holds; `check` compares it with an encoder."""
+        """The JSON form that a saved model holds."""
         return {
             "name": self.name,
             "width": self.width,

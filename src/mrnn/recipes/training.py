@@ -184,6 +184,8 @@ def train_recipe(
         model.tail.load_state_dict(encoder.tail.state_dict())
     model.to(device)
     if isinstance(model, NGram):
+        if (out / "checkpoint.safetensors").exists():
+            raise ValueError(f"{out}: holds another run; give another --out, or delete it")
         progress = _count(model, vocabulary, data, dev)
         provenance = {"training": _provenance(name, recipe, corpus, command, progress), "code": code_version()}
         pipeline = Pipeline(model, vocabulary, encoder, recipe.generation, provenance)

@@ -19,10 +19,15 @@ from mrnn.models import NeuralLanguageModel
 
 
 class Contrastive(nn.Module):
-    """The term above, with its temperature."""
+    """The term above, with its temperature.
 
-    def __init__(self):
+    Args:
+        views: Rows of features an image.
+    """
+
+    def __init__(self, views: int = 1):
         super().__init__()
+        self.views = views
         self.log_scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, model: NeuralLanguageModel, batch: Batch, image: Float[Tensor, "B M"]) -> Float[Tensor, ""]:
@@ -44,7 +49,8 @@ class Contrastive(nn.Module):
         raise_hidden = weight[targets] - nn.functional.linear(p, weight.t())
         (q,) = torch.autograd.grad(hidden, at, raise_hidden.to(hidden), create_graph=True)
         scores = self.log_scale.exp() * (q.float() @ (image - centre).float().t())
-        same = batch.images[:, None] == batch.images
+        photos = batch.images // self.views
+        same = photos[:, None] == photos
         same.fill_diagonal_(False)
         scores = scores.masked_fill(same, -torch.inf)
         own = torch.arange(len(scores), device=scores.device)

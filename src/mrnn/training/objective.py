@@ -97,7 +97,7 @@ class Objective(nn.Module):
     def __init__(self, config: ObjectiveConfig, vocabulary: Vocabulary, data: CaptionData):
         super().__init__()
         self.config = config
-        self.contrastive = Contrastive() if config.contrastive else None
+        self.contrastive = Contrastive(data.views) if config.contrastive else None
         self.self_critical = SelfCritical(vocabulary, data, config.samples) if config.self_critical else None
 
     def forward(self, model: NeuralLanguageModel, batch: Batch, features: Float[Tensor, "N ..."]) -> Cost:

@@ -1,5 +1,5 @@
 """The web page and the JSON API beside it; `create_app` makes the server."""
 
-from mrnn.web.app import Limits, create_app
+from mrnn.web.app import Limits, create_app, is_loopback
 
-__all__ = ["Limits", "create_app"]
+__all__ = ["Limits", "create_app", "is_loopback"]

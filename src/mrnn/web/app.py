@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import hmac
 import io
+import ipaddress
+import logging
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -19,6 +21,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Query, Request, Response, UploadFile
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field
 
@@ -28,8 +31,10 @@ from mrnn.generation import Caption
 from mrnn.images import ImageError, open_image
 from mrnn.library import Filters, Found, Library, UnknownPhoto
 from mrnn.pipeline import Pipeline
+from mrnn.retrieval import Match
 from mrnn.web.worker import Busy, Captioned, Worker
 
+_log = logging.getLogger("mrnn.web")
 STATIC = Path(__file__).parent / "static"
 SHOWN_SIDE = 1600
 POLICY = (
@@ -84,7 +89,8 @@ class RankedOut(BaseModel):
     """A sentence and how well it fits."""
 
     sentence: str
-    score: float = Field(description="log P(sentence | photo) / P(sentence), natural logarithm")
+    score: float = Field(description="log P(sentence | photo) / P(sentence), natural logarithm; the latter estimated")
+    familiar: bool
 
 
 class WordOut(BaseModel):
@@ -135,30 +141,49 @@ class IndexOut(BaseModel):
     errors: int
 
 
+class _Stopped(Exception):
+    """The server ends, and indexing with it."""
+
+
 class Indexing:
-    """Brings the library up to date in a thread of its own while the server runs.
+    """Keeps the library up to date with a folder, in a thread of its own, while the server runs.
 
     Args:
         library: The library.
         folder: To index; None for none.
+        interval: Seconds between two looks at it.
     """
 
-    def __init__(self, library: Library | None, folder: Path | None):
-        self.library, self.folder = library, folder
+    def __init__(self, library: Library | None, folder: Path | None, interval: float = 60):
+        self.library, self.folder, self.interval = library, folder, interval
         self.running, self.done, self.total, self.errors = False, 0, 0, 0
+        self._stopping, self._problem = asyncio.Event(), ""
 
     async def run(self) -> None:
-        """Index the folder once."""
-        if self.library is None or self.folder is None:
-            return
-        self.running = True
-        try:
-            report = await asyncio.to_thread(self.library.index, self.folder, self._progress)
-            self.errors = len(report.errors)
-        finally:
-            self.running = False
+        """Index the folder again and again until `stop`."""
+        while self.library is not None and self.folder is not None and not self._stopping.is_set():
+            self.running = True
+            try:
+                report = await asyncio.to_thread(self.library.index, self.folder, self._progress)
+                self.errors, self._problem = len(report.errors), ""
+            except _Stopped:
+                return
+            except Exception as error:  # a disk that is away for now, say: the server goes on
+                if str(error) != self._problem:  # said once, not every interval
+                    _log.error("indexing %s: %s", self.folder, error)
+                self._problem = str(error)
+            finally:
+                self.running = False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self.interval)
+
+    def stop(self) -> None:
+        """End `run` after the photo in hand; batches that were committed stay."""
+        self._stopping.set()
 
     def _progress(self, done: int, total: int) -> None:
+        if self._stopping.is_set():
+            raise _Stopped
         self.done, self.total = done, total
 
 
@@ -174,12 +199,13 @@ def create_app(
     Args:
         pipeline: The model.
         library: Photos that can be searched; None for none.
-        index: Folder that is indexed into the library when the server starts.
-        token: That every request must bear; None for none.
+        index: Folder that the library is kept up to date with while the server runs.
+        token: That every request must bear; None for none, and then only requests to this machine by a name of its
+            own are answered, so that no page elsewhere can make a browser ask in its name (DNS rebinding).
         limits: What a request may ask for.
     """
     limits = limits or Limits()
-    worker = Worker(pipeline, limits.line, limits.pixels)
+    worker = Worker(pipeline, limits.line)
     indexing = Indexing(library, index)
     registry = CollectorRegistry()
     requests = Counter("mrnn_requests", "Requests answered", ["path", "status"], registry=registry)
@@ -190,7 +216,8 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         task = asyncio.create_task(indexing.run())
         yield
-        task.cancel()
+        indexing.stop()
+        await task
         await asyncio.to_thread(worker.stop)
 
     bearer = HTTPBearer(auto_error=False)
@@ -210,6 +237,8 @@ def create_app(
             response: Response = JSONResponse({"detail": "a request must tell its length"}, 411)
         elif length.isdecimal() and int(length) > limits.upload:
             response = JSONResponse({"detail": f"more than {limits.upload:,} bytes"}, 413)
+        elif token is None and not is_loopback(request.url.hostname or ""):
+            response = JSONResponse({"detail": "without a token only this machine's own names are answered"}, 421)
         else:
             response = await call_next(request)
         route = request.scope.get("route")
@@ -238,6 +267,11 @@ def create_app(
     async def busy(request: Request, error: Exception) -> Response:
         return JSONResponse({"detail": "too many requests wait; try again soon"}, 429, {"Retry-After": "1"})
 
+    async def photo_of(image: UploadFile) -> bytes:
+        content = await image.read()
+        await asyncio.to_thread(_check_size, content, limits.pixels)
+        return content
+
     def sentence_of(text: str) -> str:
         if len(text) > limits.characters:
             raise ValueError(f"a sentence of more than {limits.characters} characters")
@@ -260,7 +294,7 @@ def create_app(
         options: dict[str, Any] = {"n": n, "beam": max(n, pipeline.generation.beam)}
         if sample:
             options = {"method": "sample", "n": n, "temperature": temperature, "seed": seed}
-        found: Captioned = await worker.caption(await image.read(), **options)
+        found: Captioned = await worker.caption(await photo_of(image), **options)
         note = "" if found.familiar else GUESS
         return CaptionsOut(captions=[_caption(c) for c in found.captions], familiar=found.familiar, note=note)
 
@@ -270,14 +304,19 @@ def create_app(
         lines = [sentence_of(line) for text in sentences for line in text.splitlines() if line.strip()]
         if not 1 <= len(lines) <= limits.sentences:
             raise ValueError(f"give between 1 and {limits.sentences:,} sentences")
-        photo = await image.read()
-        matches = await worker.call(lambda: pipeline.rank([photo], lines, top=len(lines))[0])
-        return [RankedOut(sentence=lines[m.index], score=m.score) for m in matches]
+        photo = await photo_of(image)
+
+        def run() -> tuple[list[Match], bool]:
+            features = pipeline.features([photo])
+            return pipeline.retriever(features, lines).matches("image", len(lines))[0], pipeline.unfamiliar(features)[0]
+
+        matches, guess = await worker.call(run)
+        return [RankedOut(sentence=lines[m.index], score=m.score, familiar=not guess) for m in matches]
 
     @api.post("/v1/explain")
     async def explain(image: Annotated[UploadFile, File()], sentence: Annotated[str, Form()] = "") -> ExplanationOut:
         """Say what each word of a caption rests on: the given one, or the model's own."""
-        photo, given = await image.read(), sentence_of(sentence) or None
+        photo, given = await photo_of(image), sentence_of(sentence) or None
         found = await worker.call(lambda: pipeline.explain(photo, given))
         words = [
             WordOut(
@@ -326,7 +365,7 @@ def create_app(
         top: Annotated[int, Form(ge=1, le=500)] = 60,
     ) -> SearchOut:
         """Find photos of the library that are like a photo, and fit a sentence if there is one."""
-        return await search(sentence_of(q) or None, await image.read(), top, Filters())
+        return await search(sentence_of(q) or None, await photo_of(image), top, Filters())
 
     @api.get("/v1/thumbnail/{id}", response_class=Response)
     async def thumbnail(id: str) -> Response:
@@ -371,9 +410,30 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"description": "No such photo, or no library"},
     411: {"description": "The request does not tell its length"},
     413: {"description": "The request is too large"},
+    421: {"description": "Asked by a name that is not this machine's, without a token"},
     422: {"description": "The photo or another value cannot be used"},
     429: {"description": "Too many requests wait"},
 }
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_size(photo: bytes, most: int) -> None:
+    """Refuse a photo by the size that its head tells; whether it can be decoded is found out when it is."""
+    try:
+        width, height = Image.open(io.BytesIO(photo)).size
+    except Exception:  # the encoder says what is wrong with it
+        return
+    if width * height > most:
+        raise ImageError("photo", f"has {width} x {height} pixels, more than the limit of {most:,}")
 
 
 def _static(path: Path) -> Callable[[], Awaitable[FileResponse]]:

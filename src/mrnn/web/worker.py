@@ -9,7 +9,6 @@ from typing import Any
 
 from mrnn.encoders import pool_features
 from mrnn.generation import Caption
-from mrnn.images import ImageError
 from mrnn.pipeline import Pipeline
 
 BATCH = 32
@@ -63,11 +62,10 @@ class Worker:
     Args:
         pipeline: The model.
         length: Jobs that may wait.
-        max_pixels: Of a photo.
     """
 
-    def __init__(self, pipeline: Pipeline, length: int, max_pixels: int):
-        self.pipeline, self.max_pixels = pipeline, max_pixels
+    def __init__(self, pipeline: Pipeline, length: int):
+        self.pipeline = pipeline
         self._line: queue.Queue[_Job | None] = queue.Queue(length)
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
@@ -131,40 +129,21 @@ class Worker:
         if not jobs:
             return
         try:
-            opened = [_open(job.photo, self.max_pixels) for job in jobs]
-            good = [(job, image) for job, image in zip(jobs, opened, strict=True) if not isinstance(image, ImageError)]
-            for job, image in zip(jobs, opened, strict=True):
-                if isinstance(image, ImageError):
-                    job.answer(image)
-            if not good:
-                return
-            features, positions, errors = pool_features(self.pipeline.encoder, [job.photo for job, _ in good])
-            for job, error in zip([j for i, (j, _) in enumerate(good) if i not in positions], errors, strict=True):
+            features, positions, errors = pool_features(self.pipeline.encoder, [job.photo for job in jobs])
+            for job, error in zip([j for i, j in enumerate(jobs) if i not in positions], errors, strict=True):
                 job.answer(error)
             unfamiliar = self.pipeline.unfamiliar(features)
-            groups: dict[str, list[int]] = {}
+            groups: dict[tuple[str, int | None], list[int]] = {}
             for row, position in enumerate(positions):
-                groups.setdefault(repr(sorted(good[position][0].options.items())), []).append(row)
+                options = jobs[position].options
+                # Samples alone: a photo's seed is its own whoever else asks.
+                alone = row if options.get("method") == "sample" else None
+                groups.setdefault((repr(sorted(options.items())), alone), []).append(row)
             for rows in groups.values():
-                members = [good[positions[row]][0] for row in rows]
+                members = [jobs[positions[row]] for row in rows]
                 captions = self.pipeline.caption_features(features[rows], **members[0].options)
                 for job, row, several in zip(members, rows, captions, strict=True):
                     job.answer(Captioned(several, not unfamiliar[row]))
         except Exception as error:  # belongs to these requests, not to the thread
             for job in jobs:
                 job.answer(error)
-
-
-def _open(photo: bytes, max_pixels: int) -> ImageError | None:
-    """Only the size, from the photo's head: whether it can be decoded is found out when it is."""
-    import io
-
-    from PIL import Image
-
-    try:
-        width, height = Image.open(io.BytesIO(photo)).size
-    except Exception:  # the encoder says what is wrong with it
-        return None
-    if width * height > max_pixels:
-        return ImageError("photo", f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
-    return None
