@@ -15,9 +15,10 @@ from mrnn.likelihood import Batch, pair_log_likelihood, token_log_probabilities
 from mrnn.models import MRNN, MRNNClasses, MRNNConfig, class_words
 from mrnn.models.classes import ClassesConfig
 from mrnn.text import SIGNS, Vocabulary
-from mrnn.training import ObjectiveConfig, train
+from mrnn.training import CaptionData, ObjectiveConfig, train
+from mrnn.training.agreement import agreement_weights
 from mrnn.training.contrastive import Contrastive
-from mrnn.training.objective import Objective
+from mrnn.training.objective import Objective, bits
 from mrnn.training.self_critical import SelfCritical
 from mrnn.training.softmax import cross_entropy
 from mrnn.training.warm_start import warm_start
@@ -38,6 +39,47 @@ def test_cider_is_the_fields():
     assert [cider(i, s) for i, s in enumerate(said)] == pytest.approx(list(expected))
     with pytest.raises(ValueError, match="one reference or more"):
         CIDEr([[["a"]], []])
+
+
+def test_agreement_is_the_cider_of_a_reference_against_the_others():
+    generator = np.random.default_rng(0)
+    words = [f"w{i}" for i in range(12)]
+    truths = [[generator.choice(words, generator.integers(3, 9)).tolist() for _ in range(3)] for _ in range(20)]
+    cider = CIDEr([*truths, [["alone"]]])
+    for image, several in enumerate(truths):
+        # Against all three, itself among them, with which it agrees wholly in every order that it has.
+        itself = [10 * min(len(sentence), 4) / 4 for sentence in several]
+        others = [(3 * cider(image, s) - own) / 2 for s, own in zip(several, itself, strict=True)]
+        assert cider.agreement(image) == pytest.approx(others, abs=1e-9)
+    assert cider.agreement(20) == [0.0]
+
+
+def test_captions_count_by_their_agreement():
+    # Two photos of three captions and one of one, in any order, and two sentences of none.
+    said = [(0, [3, 4, 5]), (2, [9]), (1, [6, 7]), (0, [3, 4, 6]), (1, [8, 3]), (0, [10, 11]), (1, [6, 7, 12])]
+    data = CaptionData([s for _, s in said], [i for i, _ in said], torch.randn(3, 7)).with_text([[5, 6], [3]])
+    assert agreement_weights(data, VOCABULARY, 0.0).tolist() == [1.0] * 9
+    weights = agreement_weights(data, VOCABULARY, 2.0)
+    cider = CIDEr([[[*s, VOCABULARY.end] for i, s in said if i == image] for image in range(3)])
+    for image in range(3):
+        mine = [row for row, (i, _) in enumerate(said) if i == image]
+        e = [math.exp(2 * score) for score in cider.agreement(image)]
+        assert weights[mine].tolist() == pytest.approx([len(e) * x / sum(e) for x in e])
+    assert weights[[0, 3]].min() > weights[5], "two captions that agree count more than the third"
+    assert weights[7:].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("softmax", ["full", "sampled"])
+def test_a_sentence_that_counts_twice_costs_as_much_as_two(softmax):
+    model, data = make("mrnn"), made_data(3)
+    config = ObjectiveConfig(softmax=softmax, negatives=10)
+    once = Batch.of(data.sentences, [0, 1, 2], VOCABULARY, torch.tensor([2.0, 1.0, 0.0]))
+    twice = Batch.of([data.sentences[i] for i in (0, 0, 1)], [0, 0, 1], VOCABULARY)
+    costs = []
+    for batch in (once, twice):
+        torch.manual_seed(0)
+        costs.append(bits(model, batch, model.encode_image(data.features[batch.images]), config)[0])
+    torch.testing.assert_close(*costs)
 
 
 def test_drawn_sentences_follow_the_models_distribution():
@@ -139,6 +181,7 @@ OBJECTIVES = {
     "contrastive": ObjectiveConfig(contrastive=0.3),
     "self-critical": ObjectiveConfig(likelihood=0.5, self_critical=1.0),
     "sampled": ObjectiveConfig(softmax="sampled", negatives=10),
+    "agreement": ObjectiveConfig(agreement=2.0),
 }
 
 
@@ -147,6 +190,7 @@ def test_every_term_trains_and_goes_on_as_if_never_stopped(tmp_path, name):
     config = replace(CONFIG, epochs=3, objective=OBJECTIVES[name], average=0.5, accumulate=2)
     config = replace(config, choose="cider" if name == "self-critical" else "perplexity", schedule="constant")
     data, dev = made_data(48), made_data(16, seed=1)
+    data = replace(data, images=[i // 3 for i in data.images])
     records = []
     whole = small_model()
     train(whole, VOCABULARY, data, dev, config, tmp_path / "whole", None, records.append)
@@ -172,7 +216,7 @@ def test_accumulated_gradients_are_the_batchs():
     for accumulate in (1, 3):
         torch.manual_seed(0)
         model = MRNN(MRNNConfig(embedding=6, word=8, recurrent=8, multimodal=10), len(VOCABULARY), 7)
-        (batch,) = data.batches(VOCABULARY, 24, 0, 0)
+        (batch,) = data.batches(VOCABULARY, 24, 0, 0, weights=torch.linspace(0, 2, 24))
         objective = Objective(ObjectiveConfig(), VOCABULARY, data)
         total = sum(c.tokens for c in [objective(model, batch, data.features)])
         for part in batch.split(24 // accumulate):

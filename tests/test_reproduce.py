@@ -20,6 +20,7 @@ from mrnn.encoders.alexnet import AlexNet
 from mrnn.evaluation.worth import END, image_worth, parts_of_speech
 from mrnn.pipeline import load
 from mrnn.recipes import RECIPES, beyond, train_recipe
+from mrnn.recipes.recipe import with_changes
 from mrnn.reproduce import TABLES, Reproduction
 from mrnn.reproduce.reported import CAPTIONING, RETRIEVAL
 
@@ -156,6 +157,19 @@ def test_what_a_recipe_comes_after_is_trained_first_and_learns_the_text(data, al
     again = train_recipe("second", replace(second, start=str(out / "start")), corpus, tmp_path / "again", **options)
     assert not (tmp_path / "again" / "start").exists()
     assert again.vocabulary.tokens == start.vocabulary.tokens
+
+
+def test_what_is_changed_of_a_recipe_is_changed_of_the_one_before():
+    asked = RECIPES["flickr8k"]()
+    changed = replace(asked, min_count=2, model=replace(asked.model, recurrent=512))
+    changed = replace(changed, training=replace(changed.training, seed=3, epochs=1))
+    first = RECIPES["flickr8k-likelihood"]()
+    expected = replace(first, min_count=2, model=replace(first.model, recurrent=512))
+    assert with_changes(first, asked, changed) == replace(expected, training=replace(first.training, seed=3))
+    tuned = RECIPES["flickr8k-tuned"]()
+    changed = replace(tuned, model=replace(tuned.model, recurrent=512), encoder="stem:16:efficientnet_lite1")
+    first = RECIPES[tuned.after]()
+    assert with_changes(first, tuned, changed) == replace(first, model=replace(first.model, recurrent=512))
 
 
 def test_recipes_belong_to_tables_and_say_how_they_fared():

@@ -221,6 +221,9 @@ def test_contradicting_options_are_refused(options):
         {"samples": 1},
         {"negatives": 0},
         {"softmax": "sampled", "label_smoothing": 0.1},
+        {"agreement": -1.0},
+        {"agreement": 1.0, "likelihood": 0.0, "self_critical": 1.0},
+        {"softmax": "chunked", "agreement": 1.0},
     ],
 )
 def test_objectives_without_sense_are_refused(options):

@@ -45,8 +45,17 @@ class CIDEr:
 
     def __call__(self, image: int, sentence: Sequence[Hashable]) -> float:
         """The score of a sentence for an image, 0 to 10."""
-        references = self._references[image]
-        weights, norms, length = self._vector(ngrams(sentence), len(sentence))
+        return self._score(self._vector(ngrams(sentence), len(sentence)), self._references[image])
+
+    def agreement(self, image: int) -> list[float]:
+        """Each reference's score against the image's other references, 0 where there is no other."""
+        several = self._references[image]
+        if len(several) == 1:
+            return [0.0]
+        return [self._score(one, [*several[:i], *several[i + 1 :]]) for i, one in enumerate(several)]
+
+    def _score(self, sentence: _Vector, references: Sequence[_Vector]) -> float:
+        weights, norms, length = sentence
         total = 0.0
         for truths, truth_norms, truth_length in references:
             near = math.exp(-((length - truth_length) ** 2) / (2 * SIGMA**2))

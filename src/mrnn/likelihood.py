@@ -28,14 +28,22 @@ class Batch:
         inputs: (B, T) ids, the start sign and the words.
         targets: (B, T) ids, the words and the end sign; `IGNORED` where there is no token.
         images: (B,) which image each sentence belongs to.
+        weights: (B,) how much each sentence counts in training; all the same if None.
     """
 
     inputs: Int[Tensor, "B T"]
     targets: Int[Tensor, "B T"]
     images: Int[Tensor, " B"]
+    weights: Float[Tensor, " B"] | None = None
 
     @classmethod
-    def of(cls, sentences: Sequence[Sequence[int]], images: Sequence[int], vocabulary: Vocabulary) -> "Batch":
+    def of(
+        cls,
+        sentences: Sequence[Sequence[int]],
+        images: Sequence[int],
+        vocabulary: Vocabulary,
+        weights: Float[Tensor, " B"] | None = None,
+    ) -> "Batch":
         """Pad sentences of ids (without signs) and add start and end."""
         longest = max(map(len, sentences)) + 1
         inputs = torch.full((len(sentences), longest), vocabulary.end)
@@ -47,16 +55,19 @@ class Batch:
             inputs[row, 1 : n + 1] = words
             targets[row, :n] = words
             targets[row, n] = vocabulary.end
-        return cls(inputs, targets, torch.tensor(images, dtype=torch.long))
+        return cls(inputs, targets, torch.tensor(images, dtype=torch.long), weights)
 
     def split(self, size: int) -> Iterator["Batch"]:
         """The batch in parts of at most `size` sentences."""
-        for parts in zip(self.inputs.split(size), self.targets.split(size), self.images.split(size), strict=True):
-            yield Batch(*parts)
+        for start in range(0, len(self.images), size):
+            part = slice(start, start + size)
+            weights = None if self.weights is None else self.weights[part]
+            yield Batch(self.inputs[part], self.targets[part], self.images[part], weights)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        return Batch(self.inputs.to(device), self.targets.to(device), self.images.to(device))
+        weights = None if self.weights is None else self.weights.to(device)
+        return Batch(self.inputs.to(device), self.targets.to(device), self.images.to(device), weights)
 
 
 def real_tokens(

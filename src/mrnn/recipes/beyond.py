@@ -69,7 +69,7 @@ def pretrained_self_critical() -> Recipe:
 
 def self_critical() -> Recipe:
     """Three more epochs of the paper's m-RNN for the CIDEr of its captions, likelihood and contrast beside it."""
-    return replace(flickr8k.mrnn(), after="flickr8k", training=SELF_CRITICAL)
+    return replace(flickr8k.mrnn(), after="flickr8k-likelihood", training=SELF_CRITICAL)
 
 
 def regions_self_critical() -> Recipe:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from mrnn.generation import GenerationConfig
 from mrnn.models import LBLConfig, MLBLBConfig, MLBLFConfig, MRNNConfig, NGramConfig, RNNConfig
 from mrnn.recipes.recipe import Recipe
-from mrnn.training import TrainingConfig
+from mrnn.training import ObjectiveConfig, TrainingConfig
 
 TRAINING = TrainingConfig(epochs=18, learning_rate=3e-3, weight_decay=0.4, patience=6)
 # Log-bilinear models want a lower rate: at .003 their dev perplexity goes up and down.
@@ -22,15 +22,26 @@ MRNN = MRNNConfig(dropout_word=0.25, dropout_image=0.4, dropout_multimodal=0.5)
 
 
 def mrnn() -> Recipe:
-    """The paper's m-RNN on Flickr8K.
+    """The paper's m-RNN on Flickr8K, trained by the paper's cost.
+
+    mrnn train flickr8k-likelihood --data DIR/flickr8k --out runs/flickr8k-likelihood
+
+    Six minutes on two cores from cached features. Three seeds: dev perplexity 15.57; test perplexity 14.95, BLEU-4
+    .209, CIDEr .543, R@1 26.1 image to sentence and 21.7 sentence to image.
+    """
+    return Recipe(mirror=True, model=MRNN, training=TRAINING, generation=SEARCH)
+
+
+def agreement() -> Recipe:
+    """Five more epochs in which those captions count more that agree with what else was said of their photo.
 
     mrnn train flickr8k --data DIR/flickr8k --out runs/flickr8k
 
-    Six minutes on two cores from cached features. Three seeds: dev perplexity 15.57; test perplexity 14.95, BLEU-4
-    .209, CIDEr .543, R@1 26.1 image to sentence and 21.7 sentence to image. The bundled model, chosen on dev: 15.54;
-    14.98, .203, .533, 28.2, 21.9.
+    Dev perplexity about 16.0.
     """
-    return Recipe(mirror=True, model=MRNN, training=TRAINING, generation=SEARCH)
+    objective = ObjectiveConfig(agreement=2.0)
+    training = replace(TRAINING, epochs=5, learning_rate=1e-3, objective=objective)
+    return replace(mrnn(), after="flickr8k-likelihood", training=training)
 
 
 def mrnn_alexnet() -> Recipe:
@@ -147,7 +158,8 @@ def double() -> Recipe:
 
 
 RECIPES = {
-    "flickr8k": mrnn,
+    "flickr8k": agreement,
+    "flickr8k-likelihood": mrnn,
     "flickr8k-alexnet": mrnn_alexnet,
     "flickr8k-vgg16": mrnn_vgg,
     "flickr8k-shared": mrnn_shared,

@@ -1,6 +1,7 @@
 """A recipe: everything that makes a model besides the data."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
 
 from mrnn.generation import GenerationConfig
 from mrnn.models import ModelConfig, MRNNConfig
@@ -15,7 +16,8 @@ class Recipe:
         encoder: Name of the encoder, as `load_encoder` takes it.
         min_count: How often a word must occur in the training captions to be known.
         mirror: Train on every photo's mirror image too, for captions that say neither left nor right.
-        after: Recipe that is trained first, in the run's folder `start`, and gone on from, unless `start` is given.
+        after: Recipe that is trained first, in the run's folder `start`, and gone on from, unless `start` is given. What
+            is changed of this recipe is changed of that one too where the two are the same.
         start: Model whose weights training begins with: bundled, a folder or a hub name. Its words stay
             known and keep their vectors; new words, and layers of another size, begin afresh.
         model: Sizes and options.
@@ -41,3 +43,23 @@ class Recipe:
             raise ValueError("generation.image_gain needs the mean training image, so references must be above 0")
         if self.references < 0:
             raise ValueError(f"references is {self.references}, but must be 0 or more")
+
+
+def with_changes(earlier: Any, usual: Any, changed: Any) -> Any:
+    """An earlier recipe with what was changed of a later one, where the two are the same by themselves.
+
+    Args:
+        earlier: The recipe to change, or a part of it.
+        usual: The later one, or the same part of it.
+        changed: The later one as it was asked for.
+    """
+    changes = {}
+    for name in (option.name for option in fields(earlier)):
+        if not hasattr(usual, name):  # models of two kinds share some of their options alone
+            continue
+        mine, theirs, asked = (getattr(recipe, name) for recipe in (earlier, usual, changed))
+        if is_dataclass(mine):
+            changes[name] = with_changes(mine, theirs, asked)
+        elif mine == theirs:
+            changes[name] = asked
+    return replace(earlier, **changes)

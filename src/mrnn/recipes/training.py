@@ -26,7 +26,7 @@ from mrnn.models import (
     model_name,
 )
 from mrnn.pipeline import Pipeline, code_version, load
-from mrnn.recipes.recipe import Recipe
+from mrnn.recipes.recipe import Recipe, with_changes
 from mrnn.text import Vocabulary, tokenise
 from mrnn.training import CaptionData, Progress, train
 from mrnn.training.curves import plot_curves
@@ -125,9 +125,10 @@ def train_recipe(
     if recipe.after and start is None:
         from mrnn.recipes import RECIPES
 
+        usual = RECIPES[name]() if name in RECIPES else recipe
         start = train_recipe(
             recipe.after,
-            RECIPES[recipe.after](),
+            with_changes(RECIPES[recipe.after](), usual, recipe),
             corpus,
             out / "start",
             command,

@@ -284,7 +284,8 @@ class Reproduction:
 
     def _worth(self, results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
         """Of the image: m-RNN of the first seed against RNN-Base, by part of speech."""
-        pair = (self.table, f"{self.table}-rnn")
+        paper = f"{self.table}-likelihood"
+        pair = (paper if paper in RECIPES else self.table, f"{self.table}-rnn")
         runs = [next((s for s in self.steps if s.row.recipe == recipe), None) for recipe in pair]
         if any(step is None or step.name not in results for step in runs):
             return {}

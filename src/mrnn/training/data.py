@@ -25,6 +25,7 @@ class CaptionData:
         features: (N, D), or (N * views, D), the views of an image one after the other.
         views: Views an image.
         choices: For each sentence from how many of the first views an epoch draws one; all if None.
+        text: How many of the last sentences have no image of their own.
     """
 
     sentences: Sequence[Sequence[int]]
@@ -32,6 +33,7 @@ class CaptionData:
     features: Float[Tensor, "N ..."]
     views: int = 1
     choices: Sequence[int] | None = None
+    text: int = 0
 
     @property
     def tokens(self) -> int:
@@ -49,6 +51,7 @@ class CaptionData:
             torch.cat([self.features, mean]),
             self.views,
             [*choices, *[1] * len(sentences)],
+            self.text + len(sentences),
         )
 
     def steps(self, size: int, together: bool = False) -> int:
@@ -56,7 +59,13 @@ class CaptionData:
         return len(self._together(size, torch.Generator())) if together else math.ceil(len(self.sentences) / size)
 
     def batches(
-        self, vocabulary: Vocabulary, size: int, seed: int, epoch: int, together: bool = False
+        self,
+        vocabulary: Vocabulary,
+        size: int,
+        seed: int,
+        epoch: int,
+        together: bool = False,
+        weights: Float[Tensor, " S"] | None = None,
     ) -> Iterator[Batch]:
         """Every sentence once, in batches of like length, in an order drawn from seed and epoch alone.
 
@@ -69,6 +78,7 @@ class CaptionData:
             seed: Of the order.
             epoch: Of the order.
             together: Whether all sentences of an image, and all its draws of a view, are in one batch instead.
+            weights: How much each sentence counts; all the same if None.
         """
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         batches = self._together(size, generator) if together else self._by_length(size, generator)
@@ -80,7 +90,9 @@ class CaptionData:
         drawn = (draws * choices).long()
         rows = (torch.tensor(self.images) * self.views + drawn).tolist()
         for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield Batch.of([self.sentences[s] for s in batches[i]], [rows[s] for s in batches[i]], vocabulary)
+            some = batches[i]
+            own = None if weights is None else weights[some]
+            yield Batch.of([self.sentences[s] for s in some], [rows[s] for s in some], vocabulary, own)
 
     def _by_length(self, size: int, generator: torch.Generator) -> list[list[int]]:
         order = torch.randperm(len(self.sentences), generator=generator).tolist()

@@ -162,7 +162,8 @@ def train(
     while not progress.finished:
         model.train()
         meter = _Meter()
-        for batch in data.batches(vocabulary, config.batch, config.seed, progress.epoch, config.together):
+        order = {"seed": config.seed, "epoch": progress.epoch, "together": config.together}
+        for batch in data.batches(vocabulary, config.batch, **order, weights=objective.weights):
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * learning_rate(config, progress.step, steps)
             optimizer.zero_grad(set_to_none=True)

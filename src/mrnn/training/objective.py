@@ -14,9 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mrnn.likelihood import Batch, real_tokens
+from mrnn.likelihood import IGNORED, Batch, real_tokens
 from mrnn.models import LanguageModel, NeuralLanguageModel
 from mrnn.text import Vocabulary
+from mrnn.training.agreement import agreement_weights
 from mrnn.training.contrastive import Contrastive
 from mrnn.training.data import CaptionData
 from mrnn.training.self_critical import SelfCritical
@@ -30,6 +31,8 @@ class ObjectiveConfig:
     Args:
         likelihood: Weight of the bits a token.
         l2: Lambda of the paper's cost.
+        agreement: How much more those captions count that agree with what else was said of their photo: the power p
+            of `training/agreement.py`.
         label_smoothing: Share of each target's probability that is spread over the vocabulary.
         contrastive: Weight of the contrastive term on first-order vectors, which trains retrieval.
         self_critical: Weight of the expected CIDEr of the model's own captions, which trains captioning.
@@ -41,6 +44,7 @@ class ObjectiveConfig:
 
     likelihood: float = 1.0
     l2: float = 0.0
+    agreement: float = 0.0
     label_smoothing: float = 0.0
     contrastive: float = 0.0
     self_critical: float = 0.0
@@ -49,7 +53,7 @@ class ObjectiveConfig:
     negatives: int = 4096
 
     def __post_init__(self):
-        for name in ("likelihood", "l2", "contrastive", "self_critical"):
+        for name in ("likelihood", "l2", "agreement", "contrastive", "self_critical"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.objective.{name} is {getattr(self, name)}, but must be 0 or more")
         if not 0 <= self.label_smoothing < 1:
@@ -64,6 +68,10 @@ class ObjectiveConfig:
             )
         if self.negatives < 1:
             raise ValueError(f"training.objective.negatives is {self.negatives}, but must be 1 or more")
+        if self.agreement and not self.likelihood:
+            raise ValueError("training.objective.agreement weighs the likelihood, which is left out")
+        if self.agreement and self.softmax == "chunked":
+            raise ValueError("training.objective.agreement needs the full softmax, or a sampled one, not a chunked one")
         if self.softmax != "full" and self.label_smoothing:
             raise ValueError(f"training.objective.label_smoothing needs the full softmax, not a {self.softmax} one")
 
@@ -74,7 +82,7 @@ class Cost:
 
     Args:
         total: To be minimised.
-        bits: Of all real tokens together.
+        bits: Of all real tokens together, each as much as its sentence counts.
         tokens: Their number.
         terms: The other terms, as they are before their weights.
     """
@@ -97,6 +105,8 @@ class Objective(nn.Module):
     def __init__(self, config: ObjectiveConfig, vocabulary: Vocabulary, data: CaptionData):
         super().__init__()
         self.config = config
+        # How much each sentence counts; None if all count the same.
+        self.weights = agreement_weights(data, vocabulary, config.agreement) if config.agreement else None
         self.contrastive = Contrastive(data.views) if config.contrastive else None
         self.self_critical = SelfCritical(vocabulary, data, config.samples) if config.self_critical else None
 
@@ -132,7 +142,7 @@ class Objective(nn.Module):
 def bits(
     model: NeuralLanguageModel, batch: Batch, image: Float[Tensor, "B M"], config: ObjectiveConfig | None = None
 ) -> tuple[Float[Tensor, ""], int]:
-    """Bits of all real tokens together, and their number.
+    """Bits of all real tokens together, each as much as its sentence counts, and their number.
 
     Args:
         model: In training mode.
@@ -152,6 +162,7 @@ def bits(
         config.softmax,
         label_smoothing=config.label_smoothing,
         negatives=config.negatives,
+        weights=None if batch.weights is None else batch.weights[(batch.targets != IGNORED).nonzero()[:, 0]],
     )
     return nats / math.log(2), len(targets)
 

@@ -20,6 +20,7 @@ def cross_entropy(
     softmax: Softmax = "full",
     label_smoothing: float = 0.0,
     negatives: int = 4096,
+    weights: Float[Tensor, " R"] | None = None,
 ) -> Float[Tensor, ""]:
     """Nats of the targets under softmax(weight . hidden + bias), summed.
 
@@ -31,13 +32,15 @@ def cross_entropy(
         softmax: `full`, `chunked` (the same value and gradient) or `sampled` (an estimate).
         label_smoothing: Share of each target's probability that is spread over the vocabulary; of the full one alone.
         negatives: K of the sampled softmax.
+        weights: How much each target counts, but for a chunked softmax; all the same if None.
 
     Raises:
         ValueError: A chunked softmax needs a later PyTorch.
     """
     if softmax == "sampled" and negatives < len(weight):
-        return _sampled(hidden, weight, bias, targets, negatives)
+        return _sum(_sampled(hidden, weight, bias, targets, negatives), weights)
     if softmax == "chunked":
+        assert weights is None
         if not hasattr(nn.functional, "linear_cross_entropy"):
             raise ValueError(
                 f"training.objective.softmax chunked needs PyTorch 2.13 or later, and this is {torch.__version__}"
@@ -51,7 +54,14 @@ def cross_entropy(
             options=nn.LinearCrossEntropyOptions(),
         ).float()
     logits = nn.functional.linear(hidden, weight, bias)
-    return nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
+    if weights is None:
+        return nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
+    nats = nn.functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
+    return _sum(nats, weights)
+
+
+def _sum(nats: Float[Tensor, " R"], weights: Float[Tensor, " R"] | None) -> Float[Tensor, ""]:
+    return nats.sum() if weights is None else (nats * weights).sum()
 
 
 def _sampled(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, negatives: int) -> Tensor:
@@ -67,4 +77,4 @@ def _sampled(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, nega
     # A drawn word that is the target counts once, as the target.
     others = others.masked_fill(drawn == targets[:, None], -torch.inf)
     own = (hidden * weight[targets]).sum(-1).float() + bias[targets]
-    return (torch.cat([own[:, None], others], 1).logsumexp(1) - own).sum()
+    return torch.cat([own[:, None], others], 1).logsumexp(1) - own
