@@ -38,7 +38,9 @@ def main() -> None:
     typed = _trained_on(pipe)
     used = sorted((n for f in folders if (n := Path(f).name) in typed), key=typed.index)
     data = " ".join(f"--data {n}" for n in used)
-    pipe.provenance["training"]["command"] = f"mrnn train {name} {data} --out runs/{name}"
+    seed = pipe.provenance["training"]["recipe"]["training"]["seed"]
+    flags = f"{data} --training.seed {seed}" if seed else data
+    pipe.provenance["training"]["command"] = f"mrnn train {name} {flags} --out runs/{name}"
     # The search may have been tuned on dev after the training.
     pipe.generation = RECIPES[name]().generation
     pipe.provenance["training"]["recipe"]["generation"] = asdict(pipe.generation)

@@ -211,7 +211,7 @@ def test_train_evaluate_and_caption_from_a_made_data_set(made, tmp_path):
 
 def test_a_killed_training_goes_on(made, tmp_path):
     out, cache = tmp_path / "run", tmp_path / "cache"
-    command = ["train", "flickr8k", "--data", made, "--out", out, "--cache", cache, *SMALL]
+    command = ["train", "flickr8k-likelihood", "--data", made, "--out", out, "--cache", cache, *SMALL]
     command += ["--training.epochs", "60", "--training.patience", "60"]
     process = subprocess.Popen([sys.executable, "-m", "mrnn", *map(str, command)], stderr=subprocess.DEVNULL)
     while not (out / "checkpoint.safetensors").exists():

@@ -20,7 +20,7 @@ from mrnn.encoders.alexnet import AlexNet
 from mrnn.evaluation.worth import END, image_worth, parts_of_speech
 from mrnn.pipeline import load
 from mrnn.recipes import RECIPES, beyond, train_recipe
-from mrnn.recipes.recipe import with_changes
+from mrnn.recipes.recipe import before
 from mrnn.reproduce import TABLES, Reproduction
 from mrnn.reproduce.reported import CAPTIONING, RETRIEVAL
 
@@ -162,14 +162,22 @@ def test_what_a_recipe_comes_after_is_trained_first_and_learns_the_text(data, al
 def test_what_is_changed_of_a_recipe_is_changed_of_the_one_before():
     asked = RECIPES["flickr8k"]()
     changed = replace(asked, min_count=2, model=replace(asked.model, recurrent=512))
-    changed = replace(changed, training=replace(changed.training, seed=3, epochs=1))
+    changed = replace(changed, training=replace(changed.training, seed=3, epochs=1, optimizer="sgd", weight_decay=0.0))
     first = RECIPES["flickr8k-likelihood"]()
     expected = replace(first, min_count=2, model=replace(first.model, recurrent=512))
-    assert with_changes(first, asked, changed) == replace(expected, training=replace(first.training, seed=3))
+    assert before(first, asked, changed) == replace(expected, training=replace(first.training, seed=3))
     tuned = RECIPES["flickr8k-tuned"]()
-    changed = replace(tuned, model=replace(tuned.model, recurrent=512), encoder="stem:16:efficientnet_lite1")
+    changed = replace(tuned, model=replace(tuned.model, recurrent=512), mirror=False)
     first = RECIPES[tuned.after]()
-    assert with_changes(first, tuned, changed) == replace(first, model=replace(first.model, recurrent=512))
+    assert before(first, tuned, changed) == replace(first, model=replace(first.model, recurrent=512), mirror=False)
+
+
+def test_a_recipe_that_cannot_come_after_another_is_refused(data, tmp_path):
+    corpus = read_corpora([data["flickr8k"]])
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"of another recipe")
+    for after, message in (("nonsense", "no recipe 'nonsense' to come after"), ("flickr8k-gt2", "holds another run")):
+        with pytest.raises(ValueError, match=message):
+            train_recipe("flickr8k", replace(RECIPES["flickr8k"](), after=after), corpus, tmp_path)
 
 
 def test_recipes_belong_to_tables_and_say_how_they_fared():

@@ -1,4 +1,4 @@
-"""Past the paper: what it left as future work, each on Flickr8K against the plain m-RNN of `flickr8k.py`.
+"""Past the paper: what it left as future work, each on Flickr8K against its `flickr8k-likelihood`.
 
 Every recipe runs by `mrnn train NAME --data DIR/flickr8k --out runs/NAME`, what it comes after first, unless
 `--start` names a run of that; docs/beyond.md says what each adds.

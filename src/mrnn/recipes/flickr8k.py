@@ -1,8 +1,9 @@
 """Recipes of Flickr8K: the rows of its tables, and the ablations.
 
-Features and vocabulary are the same for all, and so is the schedule, chosen on dev for m-RNN, but for the rate of
-log-bilinear models. Every recipe runs by `mrnn train NAME --data DIR/flickr8k --out runs/NAME`, and all of them by
-`mrnn reproduce flickr8k`; figures are of dev, and of test as in docs/results/flickr8k.
+Features and vocabulary are the same for all, and so is the schedule of all that minimise the paper's cost, chosen on
+dev for m-RNN, but for the rate of log-bilinear models. Every recipe runs by `mrnn train NAME --data DIR/flickr8k
+--out runs/NAME`, and all of them by `mrnn reproduce flickr8k`; figures are of dev, and of test as in
+docs/results/flickr8k.
 """
 
 from dataclasses import replace
@@ -33,7 +34,7 @@ def mrnn() -> Recipe:
 
 
 def agreement() -> Recipe:
-    """Five more epochs in which those captions count more that agree with what else was said of their photo.
+    """The paper's m-RNN on Flickr8K: `flickr8k-likelihood`, then five epochs in which captions that agree count more.
 
     mrnn train flickr8k --data DIR/flickr8k --out runs/flickr8k
 
@@ -45,7 +46,7 @@ def agreement() -> Recipe:
 
 
 def mrnn_alexnet() -> Recipe:
-    """The same on AlexNet's 7th layer, the paper's own features. Not run."""
+    """`flickr8k-likelihood` on AlexNet's 7th layer, the paper's own features. Not run."""
     return replace(mrnn(), encoder="alexnet")
 
 

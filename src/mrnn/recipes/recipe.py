@@ -1,6 +1,7 @@
 """A recipe: everything that makes a model besides the data."""
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from mrnn.generation import GenerationConfig
@@ -16,8 +17,8 @@ class Recipe:
         encoder: Name of the encoder, as `load_encoder` takes it.
         min_count: How often a word must occur in the training captions to be known.
         mirror: Train on every photo's mirror image too, for captions that say neither left nor right.
-        after: Recipe that is trained first, in the run's folder `start`, and gone on from, unless `start` is given. What
-            is changed of this recipe is changed of that one too where the two are the same.
+        after: Recipe that is trained first, in the run's folder `start`, and gone on from, unless `start` is given.
+            Encoder, words, sizes and seed, where changed, are changed of that one too.
         start: Model whose weights training begins with: bundled, a folder or a hub name. Its words stay
             known and keep their vectors; new words, and layers of another size, begin afresh.
         model: Sizes and options.
@@ -45,21 +46,20 @@ class Recipe:
             raise ValueError(f"references is {self.references}, but must be 0 or more")
 
 
-def with_changes(earlier: Any, usual: Any, changed: Any) -> Any:
-    """An earlier recipe with what was changed of a later one, where the two are the same by themselves.
+def before(earlier: Recipe, usual: Recipe, asked: Recipe) -> Recipe:
+    """The recipe that another comes after, with what was asked for of photos, words, sizes and seed.
 
     Args:
-        earlier: The recipe to change, or a part of it.
-        usual: The later one, or the same part of it.
-        changed: The later one as it was asked for.
+        earlier: As it is by itself.
+        usual: The other one by itself: where the two differ, nothing is changed.
+        asked: The other one as it was asked for.
     """
-    changes = {}
-    for name in (option.name for option in fields(earlier)):
-        if not hasattr(usual, name):  # models of two kinds share some of their options alone
-            continue
-        mine, theirs, asked = (getattr(recipe, name) for recipe in (earlier, usual, changed))
-        if is_dataclass(mine):
-            changes[name] = with_changes(mine, theirs, asked)
-        elif mine == theirs:
-            changes[name] = asked
-    return replace(earlier, **changes)
+
+    def changed(mine: Any, theirs: Any, wanted: Any, names: Iterable[str]) -> Any:
+        same = (n for n in names if hasattr(theirs, n) and getattr(theirs, n) == getattr(mine, n))
+        return replace(mine, **{name: getattr(wanted, name) for name in same if hasattr(wanted, name)})
+
+    options = [option.name for option in fields(earlier.model)]
+    model = changed(earlier.model, usual.model, asked.model, options)
+    training = changed(earlier.training, usual.training, asked.training, ("seed", "precision"))
+    return replace(changed(earlier, usual, asked, ("encoder", "min_count", "mirror")), model=model, training=training)

@@ -26,7 +26,7 @@ from mrnn.models import (
     model_name,
 )
 from mrnn.pipeline import Pipeline, code_version, load
-from mrnn.recipes.recipe import Recipe, with_changes
+from mrnn.recipes.recipe import Recipe, before
 from mrnn.text import Vocabulary, tokenise
 from mrnn.training import CaptionData, Progress, train
 from mrnn.training.curves import plot_curves
@@ -125,10 +125,14 @@ def train_recipe(
     if recipe.after and start is None:
         from mrnn.recipes import RECIPES
 
+        if recipe.after not in RECIPES:
+            raise ValueError(f"no recipe {recipe.after!r} to come after; there are {', '.join(RECIPES)}")
+        if (out / "checkpoint.safetensors").exists() and not (out / "start").exists():
+            raise ValueError(f"{out}: holds another run; give another --out, or delete it")
         usual = RECIPES[name]() if name in RECIPES else recipe
         start = train_recipe(
             recipe.after,
-            with_changes(RECIPES[recipe.after](), usual, recipe),
+            before(RECIPES[recipe.after](), usual, recipe),
             corpus,
             out / "start",
             command,

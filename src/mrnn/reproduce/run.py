@@ -43,6 +43,7 @@ CODE = (
     "likelihood",
     "training",
     "generation",
+    "cider",
     "consensus",
     "retrieval",
     "evaluation",
@@ -132,11 +133,17 @@ class Reproduction:
         write_json(path, mine)
 
     def recipe(self, step: Step) -> Recipe:
-        """A step's recipe, with its seed and the encoder's file of weights."""
+        """A step's recipe, with its seed, the encoder's file of weights, and the trained model it comes after."""
         recipe = RECIPES[step.row.recipe]()
         if recipe.encoder in self.weights:
             recipe = replace(recipe, encoder=f"{recipe.encoder}:{self.weights[recipe.encoder]}")
-        return replace(recipe, training=replace(recipe.training, seed=step.seed))
+        recipe = replace(recipe, training=replace(recipe.training, seed=step.seed))
+        for earlier in self.steps:
+            trained = self.out / "runs" / earlier.name
+            is_before = earlier.row.recipe == recipe.after and earlier.seed == step.seed
+            if is_before and (trained / "model.safetensors").is_file():
+                return replace(recipe, start=str(trained))
+        return recipe
 
     def _missing(self, step: Step) -> str:
         """Why a step cannot be run; empty if it can."""

@@ -29,13 +29,14 @@ def agreement_weights(data: CaptionData, vocabulary: Vocabulary, power: float) -
         vocabulary: The model's.
         power: p.
     """
-    described = len(data.sentences) - data.text
+    described = len(data.sentences) - data.without_image
     images = data.images[:described]
     several, place = references(replace(data, sentences=data.sentences[:described], images=images), vocabulary)
     cider = CIDEr(several)
     scores = [iter(cider.agreement(row)) for row in range(len(several))]
     rows = [place[image] for image in images]
     image, score = torch.tensor(rows), torch.tensor([next(scores[row]) for row in rows], dtype=torch.float64)
-    e = (power * score).exp()
+    best = torch.zeros(len(several), dtype=score.dtype).scatter_reduce(0, image, score, "amax")
+    e = (power * (score - best[image])).exp()
     mean = torch.bincount(image, e) / torch.bincount(image)
-    return torch.cat([(e / mean[image]).float(), torch.ones(data.text)])
+    return torch.cat([(e / mean[image]).float(), torch.ones(data.without_image)])

@@ -25,7 +25,7 @@ class CaptionData:
         features: (N, D), or (N * views, D), the views of an image one after the other.
         views: Views an image.
         choices: For each sentence from how many of the first views an epoch draws one; all if None.
-        text: How many of the last sentences have no image of their own.
+        without_image: How many of the last sentences have no image of their own.
     """
 
     sentences: Sequence[Sequence[int]]
@@ -33,7 +33,7 @@ class CaptionData:
     features: Float[Tensor, "N ..."]
     views: int = 1
     choices: Sequence[int] | None = None
-    text: int = 0
+    without_image: int = 0
 
     @property
     def tokens(self) -> int:
@@ -51,7 +51,7 @@ class CaptionData:
             torch.cat([self.features, mean]),
             self.views,
             [*choices, *[1] * len(sentences)],
-            self.text + len(sentences),
+            self.without_image + len(sentences),
         )
 
     def steps(self, size: int, together: bool = False) -> int:

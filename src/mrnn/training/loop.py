@@ -162,8 +162,10 @@ def train(
     while not progress.finished:
         model.train()
         meter = _Meter()
-        order = {"seed": config.seed, "epoch": progress.epoch, "together": config.together}
-        for batch in data.batches(vocabulary, config.batch, **order, weights=objective.weights):
+        batches = data.batches(
+            vocabulary, config.batch, config.seed, progress.epoch, config.together, objective.sentence_weights
+        )
+        for batch in batches:
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * learning_rate(config, progress.step, steps)
             optimizer.zero_grad(set_to_none=True)

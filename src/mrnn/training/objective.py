@@ -69,7 +69,7 @@ class ObjectiveConfig:
         if self.negatives < 1:
             raise ValueError(f"training.objective.negatives is {self.negatives}, but must be 1 or more")
         if self.agreement and not self.likelihood:
-            raise ValueError("training.objective.agreement weighs the likelihood, which is left out")
+            raise ValueError("training.objective.agreement weighs the likelihood, whose weight is 0")
         if self.agreement and self.softmax == "chunked":
             raise ValueError("training.objective.agreement needs the full softmax, or a sampled one, not a chunked one")
         if self.softmax != "full" and self.label_smoothing:
@@ -106,7 +106,7 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         # How much each sentence counts; None if all count the same.
-        self.weights = agreement_weights(data, vocabulary, config.agreement) if config.agreement else None
+        self.sentence_weights = agreement_weights(data, vocabulary, config.agreement) if config.agreement else None
         self.contrastive = Contrastive(data.views) if config.contrastive else None
         self.self_critical = SelfCritical(vocabulary, data, config.samples) if config.self_critical else None
 
