@@ -14,7 +14,7 @@ from mrnn.likelihood import Batch
 from mrnn.precision import autocast
 from mrnn.training import TrainingConfig
 from mrnn.training.loop import _optimizer
-from mrnn.training.objective import bits
+from mrnn.training.objective import Objective
 
 DROPOUT = {"dropout_word": 0.25, "dropout_image": 0.5, "dropout_multimodal": 0.5}
 CONFIG = TrainingConfig(weight_decay=0.6)
@@ -40,11 +40,12 @@ def plain_epoch(model, optimizer, data, seed=0):
 
 def fast_epoch(model, optimizer, data, seed=0):
     """One epoch as `mrnn.training.train` runs it."""
+    objective = Objective(CONFIG.objective, VOCABULARY, data)
     for batch in data.batches(VOCABULARY, CONFIG.batch, seed, 0):
         optimizer.zero_grad(set_to_none=True)
         with autocast("auto", torch.device("cpu")):
-            total, tokens = bits(model, batch, data.features[batch.images])
-        (total / tokens).backward()
+            cost = objective(model, batch, data.features)
+        cost.total.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CONFIG.clip)
         optimizer.step()
 
@@ -55,7 +56,7 @@ def main() -> None:
     speeds = {}
     for name, epoch in (("plain", plain_epoch), ("fast", fast_epoch)) * 2:
         model = paper_model(**DROPOUT).train()
-        optimizer = _optimizer(model, CONFIG)
+        optimizer = _optimizer(model, Objective(CONFIG.objective, VOCABULARY, data), CONFIG)
         start = time.perf_counter()
         epoch(model, optimizer, data)
         speeds[name] = max(speeds.get(name, 0), data.tokens / (time.perf_counter() - start))

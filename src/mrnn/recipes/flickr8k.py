@@ -38,7 +38,9 @@ def agreement() -> Recipe:
 
     mrnn train flickr8k --data DIR/flickr8k --out runs/flickr8k
 
-    Dev perplexity about 16.0.
+    Two minutes after the six. The bundled model, the best of three seeds on dev (perplexity 16.06, BLEU-4 .220, CIDEr
+    .533): test perplexity 15.49, BLEU-4 .215, CIDEr .551, R@1 28.2 image to sentence and 21.6 sentence to image. Three
+    seeds: 15.44, .211, .550, 27.2, 21.3.
     """
     objective = ObjectiveConfig(agreement=2.0)
     training = replace(TRAINING, epochs=5, learning_rate=1e-3, objective=objective)

@@ -104,7 +104,11 @@ def _table(columns: Columns, reported: Sequence[Reported], ours: Mapping[str, Fi
 def _cell(runs: Figures, names: Sequence[str], form: str) -> str:
     """The mean over seeds of each figure; with its spread where the cell holds one alone."""
     values = [[run[name] for run in runs if name in run] for name in names]
-    texts = [("{:g}" if n.endswith("rank") else form).format(mean(v)) for n, v in zip(names, values, strict=True) if v]
+    texts = [
+        f"{round(mean(v), 1):g}" if n.endswith("rank") else form.format(mean(v))
+        for n, v in zip(names, values, strict=True)
+        if v
+    ]
     if len(texts) == 1 == len(names) and len(runs) > 1:
         return f"{texts[0]} ± {form.format(stdev(values[0]))}"
     return " ".join(texts) if form == "{:.3f}" else " / ".join(texts)
