@@ -267,7 +267,9 @@ class _TrainingBar:
         self._speed = record.get("tokens_per_second", self._speed)
         self._advance(record["step"], record["steps"], f"{self._speed:,} tokens/s")
         if "dev_perplexity" in record:
-            say(f"epoch {record['epoch']}: dev perplexity {record['dev_perplexity']:.3f}, {self._speed:,} tokens/s")
+            before = f"{record['recipe']}, " if "recipe" in record else ""
+            figure = f"dev perplexity {record['dev_perplexity']:.3f}"
+            say(f"{before}epoch {record['epoch']}: {figure}, {self._speed:,} tokens/s")
 
 
 def train_command(recipe_name: str, arguments: list[str]) -> int:

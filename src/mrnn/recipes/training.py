@@ -112,7 +112,7 @@ def train_recipe(
         device: To train on.
         on_features: Called as photos are encoded, with how many are done and how many there are.
         on_errors: Called with the photos that cannot be used.
-        on_step: Called with every record of the training log.
+        on_step: Called with every record of the training log; those of a recipe that comes before name it, as `recipe`.
         text: Files of captions without photos, which are learned at the mean image. Those of photos that the corpus
             holds out are left out. A model with class words learns their words too; to others they are unknown. Of a
             recipe that comes after another, the first learns them.
@@ -140,7 +140,7 @@ def train_recipe(
             device,
             on_features,
             on_errors,
-            on_step,
+            lambda record: on_step({"recipe": recipe.after, **record}),
             text,
             workers,
         )
