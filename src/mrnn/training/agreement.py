@@ -17,8 +17,7 @@ from torch import Tensor
 
 from mrnn.cider import CIDEr
 from mrnn.text import Vocabulary
-from mrnn.training.data import CaptionData
-from mrnn.training.self_critical import references
+from mrnn.training.data import CaptionData, references
 
 
 def agreement_weights(data: CaptionData, vocabulary: Vocabulary, power: float) -> Float[Tensor, " S"]:
@@ -33,10 +32,9 @@ def agreement_weights(data: CaptionData, vocabulary: Vocabulary, power: float) -
     images = data.images[:described]
     several, place = references(replace(data, sentences=data.sentences[:described], images=images), vocabulary)
     cider = CIDEr(several)
-    scores = [iter(cider.agreement(row)) for row in range(len(several))]
-    rows = [place[image] for image in images]
-    image, score = torch.tensor(rows), torch.tensor([next(scores[row]) for row in rows], dtype=torch.float64)
-    best = torch.zeros(len(several), dtype=score.dtype).scatter_reduce(0, image, score, "amax")
-    e = (power * (score - best[image])).exp()
-    mean = torch.bincount(image, e) / torch.bincount(image)
-    return torch.cat([(e / mean[image]).float(), torch.ones(data.without_image)])
+    weights = []
+    for row in range(len(several)):
+        scores = torch.tensor(cider.agreement(row), dtype=torch.float64)
+        share = (power * scores).softmax(0)
+        weights.append(iter((len(scores) * share).tolist()))
+    return torch.tensor([*(next(weights[place[image]]) for image in images), *[1.0] * data.without_image])

@@ -110,3 +110,15 @@ class CaptionData:
         each = max(1, round(size * len(images) / len(self.sentences)))
         order = torch.randperm(len(images), generator=generator).tolist()
         return [[s for i in order[start : start + each] for s in images[i]] for start in range(0, len(order), each)]
+
+
+def references(data: CaptionData, vocabulary: Vocabulary) -> tuple[list[list[list[int]]], dict[int, int]]:
+    """The sentences of every image, each with its end sign, and for each image its place among them."""
+    place: dict[int, int] = {}
+    several: list[list[list[int]]] = []
+    for sentence, image in zip(data.sentences, data.images, strict=True):
+        if image not in place:
+            place[image] = len(several)
+            several.append([])
+        several[place[image]].append([*sentence, vocabulary.end])
+    return several, place

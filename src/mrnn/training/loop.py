@@ -25,9 +25,8 @@ from mrnn.models import LanguageModel, NeuralLanguageModel, tail_parameters
 from mrnn.precision import Precision, autocast
 from mrnn.text import Vocabulary
 from mrnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from mrnn.training.data import CaptionData
+from mrnn.training.data import CaptionData, references
 from mrnn.training.objective import Cost, Objective, ObjectiveConfig
-from mrnn.training.self_critical import references
 
 LOG_EVERY = 25
 

@@ -19,7 +19,7 @@ from mrnn.generation import draw
 from mrnn.likelihood import IGNORED, Batch, real_token_logits
 from mrnn.models import LanguageModel
 from mrnn.text import Vocabulary
-from mrnn.training.data import CaptionData
+from mrnn.training.data import CaptionData, references
 
 
 class SelfCritical(nn.Module):
@@ -68,15 +68,3 @@ class SelfCritical(nn.Module):
         nats = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
         of = (sampled.targets != IGNORED).nonzero()[:, 0]
         return (nats * advantage[of]).mean(), rewards.mean()
-
-
-def references(data: CaptionData, vocabulary: Vocabulary) -> tuple[list[list[list[int]]], dict[int, int]]:
-    """The sentences of every image, each with its end sign, and for each image its place among them."""
-    place: dict[int, int] = {}
-    several: list[list[list[int]]] = []
-    for sentence, image in zip(data.sentences, data.images, strict=True):
-        if image not in place:
-            place[image] = len(several)
-            several.append([])
-        several[place[image]].append([*sentence, vocabulary.end])
-    return several, place

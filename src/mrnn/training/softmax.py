@@ -54,9 +54,8 @@ def cross_entropy(
             options=nn.LinearCrossEntropyOptions(),
         ).float()
     logits = nn.functional.linear(hidden, weight, bias)
-    if weights is None:
-        return nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
-    nats = nn.functional.cross_entropy(logits.float(), targets, reduction="none", label_smoothing=label_smoothing)
+    reduction = "sum" if weights is None else "none"
+    nats = nn.functional.cross_entropy(logits.float(), targets, reduction=reduction, label_smoothing=label_smoothing)
     return _sum(nats, weights)
 
 
