@@ -2,11 +2,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Every shape and type that these rooms declare is checked at every call of every test.
 CHECKED = ["models", "likelihood", "generation", "retrieval", "encoders.base", "training.data", "training.objective"]
 install_import_hook([f"mrnn.{room}" for room in CHECKED], "beartype.beartype")
+
+settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
+settings.load_profile("untimed")
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 

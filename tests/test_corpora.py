@@ -412,7 +412,7 @@ NAMES = st.sampled_from([f"{start}{n}.jpg" for start in ("", "./", "images/", "i
 
 
 @given(st.lists(st.tuples(NAMES, st.sampled_from(["train", "val", "test", "", "sideways"])), min_size=1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_table_makes_splits_that_share_a_photo(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("table")
     photos(folder / "images", *(f"{n}.jpg" for n in "abcde"))

@@ -600,7 +600,7 @@ def whole_cache(tmp_path_factory):
 
 
 @given(kept_rows=st.integers(0, 10 * 12), kept_lines=st.integers(0, 10 * 65))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_files_cut_at_any_byte_never_give_a_wrong_row(whole_cache, kept_rows, kept_lines):
     paths, cache, rows, (row_bytes, line_bytes) = whole_cache
     stored, lines = files_of(cache)

@@ -54,7 +54,7 @@ sentence = st.lists(st.sampled_from("abcde"), min_size=1, max_size=8).map(" ".jo
 
 
 @given(st.lists(st.tuples(sentence, st.lists(sentence, min_size=1, max_size=4)), min_size=1, max_size=5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_bleu_equals_its_definition(pairs):
     hypotheses, references = [h for h, _ in pairs], [r for _, r in pairs]
     metrics = bleu(hypotheses, references)

@@ -66,7 +66,7 @@ def tiny_model(seed):
 
 
 @given(seed=st.integers(0, 200), exponent=st.sampled_from([0.0, 0.7, 1.0]), shortest=st.integers(0, 2))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_wide_beam_finds_what_exhaustive_search_finds(seed, exponent, shortest):
     model = tiny_model(seed)
     image = image_of(model, 1)

@@ -258,7 +258,7 @@ def test_an_image_error_survives_pickling():
     min_side=st.integers(1, 100),
     mode=st.sampled_from(["RGB", "L", "CMYK"]),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_reduced_jpeg_keeps_its_sides_at_the_minimum_or_above(width, height, min_side, mode):
     got = open_image(saved(Image.new(mode, (width, height)), "JPEG"), min_side=min_side).size
     assert min(got) >= min(min_side, width, height)
@@ -371,7 +371,7 @@ MAGIC = [
 
 
 @given(st.sampled_from([b"", *MAGIC]), st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_random_bytes_open_or_say_why_not(magic, content):
     opens_or_says_why(magic + content)
 
@@ -385,7 +385,7 @@ WHOLE = {format: saved(NOISE, format) for format in FORMATS}
     st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=8),
     st.floats(0, 1),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_corrupted_photo_opens_or_says_why_not(format, changes, kept):
     content = bytearray(WHOLE[format])
     for position, value in changes:

@@ -46,7 +46,7 @@ def scores(model: NGram, of: list[list[int]]) -> list[list[float]]:
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize("order", [2, 3, 4])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(history=st.lists(st.integers(2, V - 1), max_size=5))
 def test_every_distribution_sums_to_one(smoothing, order, history):
     model = counted(order=order, smoothing=smoothing)

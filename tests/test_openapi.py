@@ -29,7 +29,7 @@ def test_generated_requests_get_documented_answers(api):
     for operation in operations:
 
         @given(case=operation.as_strategy())
-        @settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=12, database=None, suppress_health_check=list(HealthCheck))
         def check(case):
             # That bytes are no photo, or a sentence has no word, no schema can tell: a 422 is right.
             beyond = [schemathesis.checks.CHECKS.get_one("positive_data_acceptance")]

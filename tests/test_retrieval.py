@@ -57,7 +57,7 @@ def test_bfloat16_scores_are_close(name):
 
 
 @given(sentences=st.lists(words, min_size=1, max_size=8), seed=st.integers(0, 5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_prefix_sharing_changes_nothing(sentences, seed):
     model, features = make("mrnn"), photos(3)
     encoded = encode_sentences(model, VOCABULARY, sentences)
@@ -73,7 +73,7 @@ def test_prefix_sharing_changes_nothing(sentences, seed):
 
 
 @given(n=st.integers(1, 40), k=st.integers(1, 50), constants=st.booleans(), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_small_index_is_brute_force(n, k, constants, seed):
     rng = np.random.default_rng(seed)
     vectors, query = rng.normal(size=(n, 6)).astype(np.float32), rng.normal(size=6).astype(np.float32)
@@ -171,7 +171,7 @@ def naive_rank(scores, owner, query, i):
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ranks_equal_counting(data):
     n, s = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 8))
     owner = np.array([i % n for i in range(max(s, n))])

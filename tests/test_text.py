@@ -12,7 +12,6 @@ WORDS = ["a", "dog", "'s", "runs", "犬", "कुत्ता"]
 
 
 @given(st.one_of(st.text(), st.text(alphabet=TRICKY)))
-@settings(deadline=None)
 @example("か \u3099")
 @example("中\u0301文")
 @example("x\u3099 か")
@@ -78,7 +77,6 @@ def test_precomposed_and_combining_accents_are_one_word():
 
 
 @given(st.lists(st.sampled_from(WORDS)))
-@settings(deadline=None)
 def test_encode_and_decode_give_the_tokens_back(tokens):
     vocabulary = Vocabulary([*SIGNS, *WORDS])
     assert vocabulary.decode(vocabulary.encode(tokens)) == tokens
@@ -134,7 +132,7 @@ def test_a_malformed_vocabulary_is_refused(tokens, reason, tmp_path):
 
 
 @given(st.sets(st.text(alphabet=TRICKY, min_size=1).map(tokenise).filter(bool).map(lambda tokens: tokens[0])))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_saved_vocabulary_loads_the_same(tmp_path_factory, words):
     path = tmp_path_factory.mktemp("vocabulary") / "vocabulary.txt"
     vocabulary = Vocabulary([*SIGNS, *sorted(words)])
