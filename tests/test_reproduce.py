@@ -171,6 +171,12 @@ def test_what_is_changed_of_a_recipe_is_changed_of_the_one_before():
     changed = replace(tuned, model=replace(tuned.model, recurrent=512), mirror=False)
     first = RECIPES[tuned.after]()
     assert before(first, tuned, changed) == replace(first, model=replace(first.model, recurrent=512), mirror=False)
+    changed = replace(tuned, encoder="stem:9:vgg16", model=replace(tuned.model, encoder="vgg16", block=9))
+    assert before(first, tuned, changed) == replace(first, encoder="vgg16")
+    again = RECIPES["flickr8k-tuned-self-critical"]()
+    changed = replace(again, encoder="stem:9:vgg16", model=replace(again.model, encoder="vgg16", block=9))
+    expected = replace(tuned, encoder="stem:9:vgg16", model=replace(tuned.model, encoder="vgg16", block=9))
+    assert before(tuned, again, changed) == expected
 
 
 def test_a_recipe_that_cannot_come_after_another_is_refused(data, tmp_path):

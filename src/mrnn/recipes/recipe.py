@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from mrnn.generation import GenerationConfig
-from mrnn.models import ModelConfig, MRNNConfig
+from mrnn.models import ModelConfig, MRNNConfig, TunedConfig
 from mrnn.training import TrainingConfig
 
 
@@ -62,4 +62,9 @@ def before(earlier: Recipe, usual: Recipe, asked: Recipe) -> Recipe:
     options = [option.name for option in fields(earlier.model)]
     model = changed(earlier.model, usual.model, asked.model, options)
     training = changed(earlier.training, usual.training, asked.training, ("seed", "precision"))
-    return replace(changed(earlier, usual, asked, ("encoder", "min_count", "mirror")), model=model, training=training)
+    recipe = changed(earlier, usual, asked, ("encoder", "min_count", "mirror"))
+    # A recipe that trains a network from a block on may come after one that takes the whole as it is.
+    tuned = isinstance(usual.model, TunedConfig) and usual.model.encoder == earlier.encoder
+    if tuned and isinstance(asked.model, TunedConfig):
+        recipe = replace(recipe, encoder=asked.model.encoder)
+    return replace(recipe, model=model, training=training)
