@@ -526,14 +526,15 @@ def test_a_data_set_without_its_photos_is_refused(tmp_path, name):
         read_corpus(tmp_path)
 
 
-def test_a_photo_that_one_data_set_holds_out_leaves_the_trains_of_others(tmp_path):
-    photos(tmp_path / "one", "1000268201_693b08cb0e.jpg", "2000268201_693b08cb0e.jpg", "dev.jpg")
-    photos(tmp_path / "two", "1000268201.jpg", "3000268201.jpg")
+def test_a_photo_that_one_data_set_holds_out_leaves_the_other_splits_of_others(tmp_path):
+    photos(tmp_path / "one", *(f"{n}000268201_693b08cb0e.jpg" for n in (1, 2, 4)), "dev.jpg")
+    photos(tmp_path / "two", "1000268201.jpg", "3000268201.jpg", "4000268201.jpg")
     lines(
         tmp_path / "one" / "t.csv",
         "image,caption,split",
         "1000268201_693b08cb0e.jpg,x,test",
         "2000268201_693b08cb0e.jpg,y,train",
+        "4000268201_693b08cb0e.jpg,y,dev",
         "dev.jpg,z,dev",
     )
     lines(
@@ -541,13 +542,64 @@ def test_a_photo_that_one_data_set_holds_out_leaves_the_trains_of_others(tmp_pat
         "image,caption,split",
         "1000268201.jpg,x,train",
         "3000268201.jpg,y,dev",
+        "4000268201.jpg,y,test",
         f"{tmp_path / 'one' / 'dev.jpg'},z,train",
     )
     both = read_corpora([tmp_path / "one", tmp_path / "two"])
     assert [photo.id for photo in both.split("train")] == ["2000268201_693b08cb0e.jpg"]
-    assert len(both.split("dev")) == 2
-    assert len(both.split("test")) == 1
-    assert both.report.counts == {"train photos that another data set holds out": 2}
+    assert [photo.id for photo in both.split("dev")] == ["dev.jpg", "3000268201.jpg"]
+    assert [photo.id for photo in both.split("test")] == ["1000268201_693b08cb0e.jpg", "4000268201.jpg"]
+    assert dict(both.report.counts) == {
+        "train photos that another split holds": 2,
+        "dev photos that another split holds": 1,
+    }
+    assert_splits_share_nothing(both)
+
+
+def test_a_data_set_that_holds_a_photo_twice_keeps_it_in_one_split(tmp_path):
+    coco(tmp_path / "coco")
+    name = f"{2:012}.jpg"
+    photos(tmp_path / "coco" / "train2017", name)
+    content = {
+        "images": [{"id": 2, "file_name": name}],
+        "annotations": [{"id": 1, "image_id": 2, "caption": "A dog."}],
+    }
+    lines(tmp_path / "coco" / "annotations" / "captions_train2017.json", json.dumps(content))
+    corpus = read_corpus(tmp_path / "coco")
+    assert splits(corpus) == {f"COCO_train2014_{1:012}.jpg": "train", f"COCO_val2014_{2:012}.jpg": "dev"}
+    assert corpus.report.counts["train photos that another split holds"] == 1
+    photos(tmp_path / "table", "a.jpg", "c.jpg")
+    (tmp_path / "table" / "b.jpg").symlink_to("a.jpg")
+    lines(tmp_path / "table" / "t.csv", "image,caption,split", "a.jpg,x,train", "b.jpg,y,test", "c.jpg,z,train")
+    corpus = read_corpus(tmp_path / "table")
+    assert {photo.id for photo in corpus.photos} == {"b.jpg", "c.jpg"}
+    assert_splits_share_nothing(corpus)
+
+
+def test_a_short_number_is_flickrs_only_in_a_data_set_of_flickr(tmp_path):
+    for name, split in (("one", "test"), ("two", "train")):
+        photos(tmp_path / name, "10001.jpg", "b.jpg")
+        lines(tmp_path / name / "t.csv", "image,caption,split", f"10001.jpg,x,{split}", "b.jpg,y,train")
+    assert len(read_corpora([tmp_path / "one", tmp_path / "two"]).photos) == 4
+    flickr(tmp_path / "flickr")
+    photos(tmp_path / "flickr", "36979.jpg")
+    lines(tmp_path / "flickr" / "Flickr8k.token.txt", "36979.jpg#0\tA dog .")
+    assert [photo.key for photo in read_corpus(tmp_path / "flickr").photos] == ["flickr:36979"]
+
+
+@pytest.mark.parametrize("where", ["", "images/", "images/x/"])
+def test_photos_without_captions_are_counted_wherever_photos_lie(tmp_path, where):
+    photos(tmp_path, f"{where}a.jpg", f"{where}b.jpg", f"{where}c.jpg")
+    lines(tmp_path / "t.csv", "image,caption", f"{where}a.jpg,x", f"{where}b.jpg,y")
+    report = read_corpus(tmp_path).report
+    assert report.counts["photos without captions"] == 1
+    assert report.examples["photos without captions"] == ["c.jpg"]
+
+
+def test_photos_of_iaprtc12_without_annotations_are_counted(tmp_path):
+    iaprtc12(tmp_path)
+    photos(tmp_path / "images", "00/8.jpg", "01/9.jpg")
+    assert read_corpus(tmp_path).report.counts["photos without captions"] == 2
 
 
 def test_a_photo_is_known_across_data_sets_by_its_file(tmp_path):

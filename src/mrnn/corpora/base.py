@@ -164,12 +164,19 @@ def _draw(photo_id: str, seed: str) -> float:
     return int.from_bytes(hashlib.sha256(f"{seed}:{photo_id}".encode()).digest()[:8]) / 2**64
 
 
-def photo_key(path: PhotoFile) -> str:
-    """The identity of a photo across data sets: COCO's and Flickr's numbers where the name has one."""
+def photo_key(path: PhotoFile, flickr: bool = False) -> str:
+    """The identity of a photo across data sets: COCO's and Flickr's numbers where the name has one.
+
+    Args:
+        path: The photo.
+        flickr: Whether it comes from Flickr, so that even a short number is Flickr's; photos elsewhere are called
+            `10001.jpg` too.
+    """
     name = path.name
     if match := re.fullmatch(r"(?:COCO_\w+_)?(\d{12})\.jpg", name):
         return f"coco:{int(match[1])}"
-    if match := re.fullmatch(r"([1-9]\d{4,10})(?:_[0-9a-f]{10})?\.jpg", name):
+    match = re.fullmatch(r"([1-9]\d{4,10})(_[0-9a-f]{10})?\.jpg", name)
+    if match and (flickr or match[2] or len(match[1]) > 6):
         return f"flickr:{match[1]}"
     return str(path.resolve())
 
@@ -181,10 +188,11 @@ class CorpusBuilder:
         name: Of the corpus.
         folder: Of the data set.
         images: Folders in which photos are looked for, in this order.
+        flickr: Whether the photos' numbers may be Flickr's; see `photo_key`.
     """
 
-    def __init__(self, name: str, folder: Path, images: Iterable[Path]):
-        self.name, self.folder, self.images = name, folder, list(images)
+    def __init__(self, name: str, folder: Path, images: Iterable[Path], flickr: bool = False):
+        self.name, self.folder, self.images, self.flickr = name, folder, list(images), flickr
         self.report = Report()
         self._captions: dict[str, list[str]] = defaultdict(list)
         self._splits: dict[str, str] = {}
@@ -254,9 +262,10 @@ class CorpusBuilder:
             elif not captions:
                 self.report.add("photos without captions", photo_id)
             else:
-                photos.append(Photo(photo_id, path, tuple(captions), split, photo_key(path)))
-        for path in self._uncaptioned():
+                photos.append(Photo(photo_id, path, tuple(captions), split, photo_key(path, self.flickr)))
+        for path in self._uncaptioned(path for path in files.values() if isinstance(path, Path)):
             self.report.add("photos without captions", path.name)
+        photos = _one_split_each(photos, self.report)
         if not photos:
             reasons = "; ".join(self.report.lines())
             raise ValueError(f"{self.folder}: {self.name} layout, but no photo with a caption is left ({reasons})")
@@ -291,13 +300,17 @@ class CorpusBuilder:
             return self._stored[photo_id]
         return next((path for folder in self.images if (path := folder / photo_id).is_file()), None)
 
-    def _uncaptioned(self) -> Iterator[Path]:
-        known = {Path(photo_id).name for photo_id in (*self._captions, *self._splits)}
-        for folder in self.images:
-            if folder != self.folder and folder.is_dir():
-                for path in sorted(folder.iterdir()):
-                    if path.suffix.lower() in IMAGE_SUFFIXES and path.name not in known:
-                        yield path
+    def _uncaptioned(self, known: Iterable[Path]) -> Iterator[Path]:
+        """Photos beside the known ones, and in folders of photos, that neither captions nor lists speak of."""
+        names = {os.path.normpath(path.absolute()) for path in known}
+        beside = {Path(name).parent for name in names}
+        home = Path(os.path.normpath(self.folder.absolute()))
+        folders = {folder for folder in beside if folder.is_relative_to(home)}
+        folders |= {Path(os.path.normpath(f.absolute())) for f in self.images if f != self.folder and f.is_dir()}
+        for folder in sorted(folders):
+            for path in sorted(folder.iterdir()):
+                if path.suffix.lower() in IMAGE_SUFFIXES and str(path) not in names:
+                    yield path
 
 
 def _same_content(one: StoredPhoto, other: StoredPhoto) -> bool:
@@ -324,20 +337,30 @@ def image_folders(folder: Path) -> list[Path]:
     return [*inside, folder]
 
 
+def _one_split_each(photos: Iterable[Photo], report: Report) -> list[Photo]:
+    """The photos, but one that is in several splits only in the strictest: test before dev before train."""
+    photos, strictness = list(photos), ("", *SPLITS).index
+    strictest: dict[str, int] = defaultdict(int)
+    for photo in photos:
+        strictest[photo.key] = max(strictest[photo.key], strictness(photo.split))
+    kept = []
+    for photo in photos:
+        if strictness(photo.split) == strictest[photo.key]:
+            kept.append(photo)
+        else:
+            report.add(f"{photo.split or 'further'} photos that another split holds", photo.id)
+    return kept
+
+
 def combine(corpora: list[Corpus]) -> Corpus:
-    """Several data sets as one; a photo that any of them holds out for dev or test leaves every train split."""
+    """Several data sets as one; a photo that is in dev or test of any of them is in no other split."""
     if len(corpora) == 1:
         return corpora[0]
-    held_out = {p.key for corpus in corpora for p in corpus.photos if p.split in ("dev", "test")}
-    report, photos = Report(), []
+    report = Report()
     for corpus in corpora:
         for kind, n in corpus.report.counts.items():
             report.counts[kind] += n
             report.examples[kind] += corpus.report.examples[kind]
         report.notes += [f"{corpus.name}: {note}" for note in corpus.report.notes]
-        for photo in corpus.photos:
-            if photo.split not in ("dev", "test") and photo.key in held_out:
-                report.add("train photos that another data set holds out", photo.id)
-            else:
-                photos.append(photo)
+    photos = _one_split_each((photo for corpus in corpora for photo in corpus.photos), report)
     return Corpus(" + ".join(corpus.name for corpus in corpora), tuple(photos), report)

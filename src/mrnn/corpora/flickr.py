@@ -39,7 +39,8 @@ def recognises(folder: Path) -> bool:
 def read(folder: Path) -> Corpus:
     """Read captions and lists."""
     tokens = _token_file(folder)
-    builder = CorpusBuilder("Flickr (token file)" if tokens else "Flickr (captions.txt)", folder, image_folders(folder))
+    name = "Flickr (token file)" if tokens else "Flickr (captions.txt)"
+    builder = CorpusBuilder(name, folder, image_folders(folder), flickr=True)
     if tokens is not None:
         _read_tokens(tokens, builder)
     else:

@@ -29,7 +29,8 @@ def read(folder: Path) -> Corpus:
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ValueError(f"{path}: has no list 'images', so it is not Karpathy's layout")
-    builder = CorpusBuilder(f"Karpathy ({content.get('dataset', path.stem)})", folder, image_folders(folder))
+    name = f"Karpathy ({content.get('dataset', path.stem)})"
+    builder = CorpusBuilder(name, folder, image_folders(folder), flickr=True)
     seen: set[str] = set()
     for number, image in enumerate(content["images"]):
         where = f"image {number}"

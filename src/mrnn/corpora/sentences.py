@@ -27,7 +27,7 @@ def read_sentences(path: Path, held_out: Collection[str] = ()) -> list[str]:
     else:
         try:
             images = json.loads(read_text(path))["images"]
-            rows = [(photo_key(Path(image["filename"])), image["sentences"]) for image in images]
+            rows = [(photo_key(Path(image["filename"]), flickr=True), image["sentences"]) for image in images]
             kept = [s for key, several in rows if key not in held_out for s in several]
             sentences = [(s if isinstance(s, str) else s["raw"]).strip() for s in kept]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
