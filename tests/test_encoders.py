@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mrnn.encoders import Encoder, FeatureCache, ImageFeatures, alexnet, efficientnet_lite, load_encoder, pool_features
@@ -192,10 +193,33 @@ def test_convnext_crops_below_384_and_squashes_from_there(spec_of, tmp_path, cha
     assert {key: getattr(preprocessing, key) for key in expected} == expected
 
 
+def test_a_checkpoint_without_a_pooler_gives_its_class_token_and_never_random_weights(spec_of, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    whole = Path(spec_of("vit").partition(":")[2])
+    torch.manual_seed(0)
+    classifier = transformers.ViTForImageClassification(transformers.ViTConfig.from_pretrained(whole))
+    classifier.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_bytes((whole / "preprocessor_config.json").read_bytes())
+    encoder, again = load_encoder(f"huggingface:{tmp_path}"), load_encoder(f"huggingface:{tmp_path}")
+    assert encoder.fingerprint == again.fingerprint
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        expected = classifier.eval().vit(pixel_values=pixels).last_hidden_state[:, 0]
+    assert (encoder.network(pixels)[0] - expected).abs().max() <= 1e-5
+    with pytest.raises(ValueError, match="has no pooler"):
+        load_encoder(f"stem:1:huggingface:{tmp_path}")
+    weights = load_file(tmp_path / "model.safetensors")
+    missing = next(name for name in weights if "layer.1" in name or "layers.1" in name)
+    save_file({name: weight for name, weight in weights.items() if name != missing}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="lacks 1 tensors"):
+        load_encoder(f"huggingface:{tmp_path}")
+
+
+@pytest.mark.parametrize("variant", range(3))
 @pytest.mark.parametrize("name", ["chelsea", "coffee"])
-def test_lite2_knows_imagenet(name):
+def test_lite_networks_know_imagenet(name, variant):
     photo = getattr(pytest.importorskip("skimage.data"), name)()
-    encoder = load_encoder("efficientnet_lite2")
+    encoder = load_encoder(f"efficientnet_lite{variant}")
     features = encoder(torch.tensor(encoder.preprocessing(Image.fromarray(photo))[None]))
     assert encoder.network.classify(features.pooled).argmax().item() == {"chelsea": 285, "coffee": 967}[name]
 
@@ -361,7 +385,6 @@ def test_published_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch, na
 
 
 def test_a_checkpoint_loads_from_pth_and_safetensors_alike(small_alexnet, tmp_path):
-    from safetensors.torch import save_file
 
     state = small_alexnet.state_dict()
     torch.save(state, tmp_path / "a.pth")

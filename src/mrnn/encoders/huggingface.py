@@ -1,7 +1,8 @@
 """Any vision model that transformers can load: CLIP, SigLIP, DINOv2, ViT, ConvNeXt and their like.
 
-Pooled features are the model's own image embedding where it has one (CLIP, SigLIP), else its pooler's
-output; the grid is the last layer's patch vectors, without class and register tokens.
+Pooled features are the model's own image embedding where it has one (CLIP, SigLIP), else its pooler's output, or, of
+a checkpoint without a pooler (a classifier's), the class token; the grid is the last layer's patch vectors, without
+class and register tokens.
 
 Shapes: N images, S side of the input, D feature width, P patches, G x G grid of patches.
 """
@@ -30,6 +31,11 @@ class VisionTower(nn.Module):
         # Two-tower models: keep the image half, so that text weights cost no memory and no fingerprint.
         self.tower = getattr(model, "vision_model", model)
         self.projection = getattr(model, "visual_projection", None)
+        self.without_pooler = False
+
+    def drop_pooler(self) -> None:
+        """Leave the pooler out, of which the checkpoint has no weights."""
+        self.tower.pooler, self.without_pooler = None, True
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Pooled (N, D) and grid (N, C, G, G) of normalised photos (N, 3, S, S)."""
@@ -54,6 +60,8 @@ class VisionTower(nn.Module):
         layers = next((module for module in self.tower.modules() if isinstance(module, nn.ModuleList)), None)
         norm = getattr(self.tower, "layernorm", getattr(self.tower, "post_layernorm", None))
         embeddings = getattr(self.tower, "embeddings", None)
+        if self.without_pooler:
+            raise ValueError("the checkpoint has no pooler, so the model cannot be trained from a layer on")
         if layers is None or norm is None or embeddings is None:
             raise ValueError(
                 f"{type(self.tower).__name__} does not tell its layers, so it cannot be trained from one on"
@@ -111,7 +119,7 @@ def load(source: str | None) -> tuple[VisionTower, int, Preprocessing, str]:
     """The image half of a hub model or local folder, its width D, its own preprocessing, and its configuration.
 
     Raises:
-        ValueError: No model is named, transformers is not installed, or the model cannot be had.
+        ValueError: No model is named, transformers is not installed, or the model cannot be had, or not all of it.
     """
     if not source:
         raise ValueError("name the model too: huggingface:openai/clip-vit-base-patch32, or huggingface:FOLDER")
@@ -121,11 +129,19 @@ def load(source: str | None) -> tuple[VisionTower, int, Preprocessing, str]:
     except ImportError:
         raise ValueError("huggingface encoders need transformers: pip install 'mrnn[hf]'") from None
     try:
-        model = AutoModel.from_pretrained(source, use_safetensors=True, trust_remote_code=False)
+        model, loaded = AutoModel.from_pretrained(
+            source, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
         file = cached_file(source, "preprocessor_config.json")
     except (OSError, ValueError) as error:
         raise ValueError(f"huggingface:{source} cannot be loaded ({str(error).strip().splitlines()[0]})") from None
     tower = VisionTower(model)
+    # What the checkpoint lacks, transformers has drawn at random, anew at every loading.
+    drawn = [name for name in loaded["missing_keys"] if not name.startswith("text_model.")]
+    if lacking := sorted(name for name in drawn if not name.startswith("pooler.")):
+        raise ValueError(f"huggingface:{source}: the checkpoint lacks {len(lacking)} tensors, such as {lacking[0]}")
+    if drawn:
+        tower.drop_pooler()
     config = getattr(model.config, "vision_config", model.config)
     width = tower.projection.out_features if tower.projection is not None else _width(config)
     assert file is not None
