@@ -143,6 +143,15 @@ def test_a_loss_that_is_not_finite_stops_with_a_message_and_keeps_the_checkpoint
     assert not (tmp_path / "bad" / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.parametrize("rate", [1e3, 1e20, 1e38])
+def test_a_training_that_diverges_stops_with_a_message_and_keeps_no_broken_weights(tmp_path, rate):
+    config = replace(CONFIG, schedule="constant", learning_rate=rate, epochs=3)
+    with pytest.raises(ValueError, match="not finite at step"):
+        train(small_model(), VOCABULARY, made_data(), made_data(16, 1), config, tmp_path)
+    if (tmp_path / "checkpoint.safetensors").exists():
+        assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "checkpoint.safetensors").values())
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path):
     train(small_model(), VOCABULARY, made_data(), made_data(16, 1), CONFIG, tmp_path, {"data": "one"})
     with pytest.raises(ValueError, match="another recipe, data or encoder"):

@@ -153,5 +153,8 @@ def pair_log_likelihood(
 
 
 def perplexity(log_likelihood: float, tokens: int) -> float:
-    """2 to the bits a token, or e to the nats a token: the same number."""
-    return math.exp(-log_likelihood / tokens)
+    """2 to the bits a token, or e to the nats a token: the same number; infinite where it is beyond a float."""
+    try:
+        return math.exp(-log_likelihood / tokens)
+    except OverflowError:
+        return math.inf

@@ -35,7 +35,8 @@ class VisionTower(nn.Module):
 
     def drop_pooler(self) -> None:
         """Leave the pooler out, of which the checkpoint has no weights."""
-        self.tower.pooler, self.without_pooler = None, True
+        self.without_pooler = True
+        self.tower.pooler = None  # ty: ignore[invalid-assignment]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Pooled (N, D) and grid (N, C, G, G) of normalised photos (N, 3, S, S)."""

@@ -183,10 +183,7 @@ def train(
             if progress.step % LOG_EVERY == 0 or progress.step % steps_per_epoch == 0:
                 means = meter.means()
                 if not all(map(math.isfinite, means.values())):
-                    raise ValueError(
-                        f"the loss is not finite at step {progress.step} (epoch {progress.epoch + 1}): lower "
-                        "--training.learning-rate or --training.clip; the last good checkpoint is kept"
-                    )
+                    raise _not_finite("loss", progress.step, progress.epoch + 1)
                 log.write(
                     epoch=progress.epoch + 1,
                     step=progress.step,
@@ -199,6 +196,11 @@ def train(
         model.eval()
         measured.eval()
         score = _perplexity(measured, vocabulary, dev, device)
+        if not math.isfinite(score):
+            raise _not_finite("dev perplexity", progress.step, progress.epoch)
+        for name, tensor in model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise _not_finite(f"weight {name}", progress.step, progress.epoch)
         figures = {"dev_perplexity": round(score, 4)}
         if dev_cider is not None:
             figures["dev_cider"] = round(dev_cider(measured), 4)
@@ -213,6 +215,13 @@ def train(
     model.load_state_dict(best)
     model.eval()
     return progress
+
+
+def _not_finite(what: str, step: int, epoch: int) -> ValueError:
+    return ValueError(
+        f"the {what} is not finite at step {step} (epoch {epoch}): lower --training.learning-rate or --training.clip; "
+        "the last good checkpoint, if an epoch gave one, is kept"
+    )
 
 
 class _Meter:
