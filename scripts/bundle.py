@@ -49,7 +49,7 @@ def main() -> None:
     pipe.provenance["training"]["recipe"]["start"] = ""
     pipe.provenance["provenance"] = PROVENANCE.format(more=more)
     pipe.provenance["results"] = []
-    pipe.save(target, torch.float16)
+    pipe.save(target, torch.float16, name)
     for folder in folders:
         with tempfile.TemporaryDirectory() as place:
             figures = Path(place) / "figures.json"
@@ -64,7 +64,7 @@ def main() -> None:
                 "figures": {k: v for k, v in result["figures"].items() if not k.endswith((" low", " high"))},
             }
         )
-    pipe.save(target, torch.float16)
+    pipe.save(target, torch.float16, name)
 
 
 if __name__ == "__main__":

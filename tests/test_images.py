@@ -2,7 +2,9 @@ import io
 import json
 import os
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -192,6 +194,27 @@ def test_the_limit_of_pixels(max_pixels):
     with pytest.raises(ImageError, match=f"48 x 32 pixels are more than the limit of {max_pixels:,}"):
         open_image(saved(PHOTO, "PNG"), max_pixels=max_pixels)
     assert open_image(saved(PHOTO, "PNG"), max_pixels=48 * 32).size == (48, 32)
+
+
+def test_pillows_own_limit_is_told(tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png(50_000, 50_000, b""))
+    with pytest.raises(ImageError, match=rf"the limit of {2 * Image.MAX_IMAGE_PIXELS:,}"):
+        open_image(path, max_pixels=10**10)
+
+
+def test_a_grey_level_that_stands_for_transparent_becomes_white():
+    levels = np.array([[0, 30_000], [60_000, 30_000]], np.uint16)
+    got = pixels(saved(Image.fromarray(levels), "PNG", transparency=30_000))
+    assert got[..., 0].tolist() == [[0, 255], [233, 255]]
+
+
+def test_photos_opened_by_threads_leave_the_callers_warnings_alone():
+    content = saved(PHOTO, "JPEG")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(open_image, [content] * 200))
+    assert warnings.filters == before
 
 
 @pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])

@@ -1,5 +1,7 @@
 import itertools
 import json
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -242,7 +244,7 @@ def test_names_that_are_no_model_are_refused(tmp_path, monkeypatch):
         load("somebody/no-such-model")
 
 
-def test_push_to_hub_uploads_the_saved_folder(pipe, monkeypatch):
+def test_push_to_hub_uploads_what_load_gets_from_it(pipe, tmp_path, monkeypatch):
     uploaded = {}
 
     class Api:
@@ -251,12 +253,46 @@ def test_push_to_hub_uploads_the_saved_folder(pipe, monkeypatch):
             return f"hub/{name}"
 
         def upload_folder(self, repo_id, folder_path):
-            uploaded["files"] = sorted(p.name for p in pipeline_module.Path(folder_path).iterdir())
+            uploaded["files"] = {p.name: p.read_bytes() for p in pipeline_module.Path(folder_path).iterdir()}
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
     assert pipe.push_to_hub("me/model", private=True) == "hub/me/model"
     assert uploaded["repository"] == ("me/model", {"private": True})
-    assert uploaded["files"] == ["README.md", "config.json", "model.safetensors", "vocab.txt"]
+    assert sorted(uploaded["files"]) == ["README.md", "config.json", "model.safetensors", "vocab.txt"]
+    card = uploaded["files"]["README.md"].decode()
+    assert "# model\n" in card and 'mrnn.load("me/model")' in card
+
+    def download(name, allow_patterns):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        for file in set(uploaded["files"]) & set(allow_patterns):
+            (folder / file).write_bytes(uploaded["files"][file])
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert load("me/model").fingerprint == pipe.fingerprint
+
+
+def test_a_card_says_how_the_model_is_loaded_from_where_it_was_saved(pipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pipe.save("runs/mine")
+    card = (tmp_path / "runs" / "mine" / "README.md").read_text()
+    assert "# mine\n" in card and 'mrnn.load("runs/mine")' in card
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_the_commit_is_that_of_a_checkout_of_the_package_alone(tmp_path, monkeypatch):
+    package = tmp_path / "venv" / "mrnn"
+    package.mkdir(parents=True)
+    (tmp_path / ".gitignore").write_text("venv\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "another project"]):
+        subprocess.run([*git, *command], check=True)
+    (package / "pipeline.py").touch()
+    monkeypatch.setattr(pipeline_module, "__file__", str(package / "pipeline.py"))
+    assert set(pipeline_module.code_version()) == {"version"}
+    subprocess.run([*git, "add", "-f", str(package)], check=True)
+    assert set(pipeline_module.code_version()) == {"version", "commit"}
 
 
 @pytest.mark.parametrize("name", ["base", "flickr8k"])

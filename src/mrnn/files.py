@@ -14,15 +14,23 @@ from typing import Any
 def atomic_path(path: Path | str) -> Generator[Path]:
     """Give a temporary path beside `path`, which takes its place when the block ends without an error.
 
-    A full disk or a kill leaves the old file, or none, and at most a hidden temporary file.
+    A full disk or a kill leaves the old file, or none, and at most a hidden temporary file. A link stays, and what it
+    points at is replaced; what is no file, such as `/dev/stdout`, is written into.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    special = path.exists() and not path.is_file()
+    if not special:
+        path = path.resolve()
+        path.parent.mkdir(parents=True, exist_ok=True)
+    folder = None if special else path.parent
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
+        if special:
+            path.write_bytes(temporary.read_bytes())
+            return
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)

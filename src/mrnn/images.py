@@ -16,6 +16,10 @@ from PIL import Image, ImageOps
 
 MAX_PIXELS = 150_000_000
 
+# Pillow's own, of sizes (`max_pixels` decides) and bad metadata. Photos are opened by several threads, of which none
+# may change the process's filters for a while.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 @dataclass(frozen=True)
 class StoredPhoto:
@@ -84,24 +88,23 @@ def open_image(source: ImageSource, min_side: int | None = None, max_pixels: int
         source: A path, a photo within a larger file, the bytes of a file, or a PIL image.
         min_side: If given, a JPEG may be reduced while it is decoded, which is much faster, as long as
             both its sides stay at this length or more.
-        max_pixels: Photos with more pixels are refused before they are decoded (decompression bombs).
+        max_pixels: Photos with more pixels are refused before they are decoded (decompression bombs). Pillow has a
+            limit of its own, twice `PIL.Image.MAX_IMAGE_PIXELS`, about 179 million.
 
     Raises:
         ImageError: The photo is missing, unreadable, empty, truncated, too large, or no image.
     """
     name = _name(source)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own, about sizes (max_pixels decides) and bad metadata
-            image = source if isinstance(source, Image.Image) else _open(name, source)
-            width, height = image.size
-            if width * height > max_pixels:
-                raise ImageError(name, f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
-            if not width * height:
-                raise ImageError(name, "has no pixels")
-            if min_side is not None and image is not source:  # the caller's own image stays as it is
-                image.draft("RGB", (min_side, min_side))
-            return _to_rgb(ImageOps.exif_transpose(image))
+        image = source if isinstance(source, Image.Image) else _open(name, source)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageError(name, f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
+        if not width * height:
+            raise ImageError(name, "has no pixels")
+        if min_side is not None and image is not source:  # the caller's own image stays as it is
+            image.draft("RGB", (min_side, min_side))
+        return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except (FileNotFoundError, NotADirectoryError):
@@ -111,7 +114,8 @@ def open_image(source: ImageSource, min_side: int | None = None, max_pixels: int
     except PermissionError:
         raise ImageError(name, "may not be read (permission denied)") from None
     except Image.DecompressionBombError:
-        raise ImageError(name, f"has more pixels than the limit of {max_pixels:,}") from None
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise ImageError(name, f"has more pixels than the limit of {limit:,}") from None
     except Image.UnidentifiedImageError:
         raise ImageError(name, "is not an image in a known format") from None
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
@@ -153,6 +157,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.float64)
         # Pillow opens a 16-bit file as I;16 or, for some formats, as 32-bit I; F has no fixed range.
         top = 65535 if image.mode != "F" else max(float(values.max(initial=0)), 1.0)
+        if isinstance(transparent := image.info.get("transparency"), int):
+            values[values == transparent] = top
         image = Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8))
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         rgba = image.convert("RGBA")

@@ -1,6 +1,7 @@
 """The README.md of a saved model, written from its config alone."""
 
 import json
+from pathlib import PurePath
 from typing import Any
 
 _HEAD = """\
@@ -11,7 +12,7 @@ pipeline_tag: image-to-text
 tags: [image-captioning, image-text-retrieval, m-rnn]
 ---
 
-# {name}
+# {title}
 
 A language model conditioned on an image, after "Explain Images with Multimodal Recurrent Neural Networks"
 (Mao et al. 2014, arXiv 1410.1090). It writes captions and scores given ones by likelihood.
@@ -29,10 +30,10 @@ def model_card(name: str, config: dict[str, Any]) -> str:
     """Markdown with the model's sizes, provenance, figures and limits.
 
     Args:
-        name: Of the model.
+        name: What `mrnn.load` is to be called with.
         config: What `config.json` holds.
     """
-    parts = [_HEAD.format(name=name)]
+    parts = [_HEAD.format(title=PurePath(name).name, name=name)]
     model = {k: len(v) if isinstance(v, list) else v for k, v in config["model"].items() if k != "name"}
     parts.append(f"## Model\n\n`{config['model']['name']}` on `{config['encoder']['name']}`: {_inline(model)}.\n")
     if "training" in config:

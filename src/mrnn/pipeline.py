@@ -356,8 +356,17 @@ class Pipeline:
             for a, b, c, d in zip(raw.tolist(), normalised, (raw * bits).tolist(), per_word, strict=True)
         ]
 
-    def save(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> None:
-        """Write the folder; each file is replaced as a whole, the weights last."""
+    def save(self, folder: Path | str, dtype: torch.dtype = torch.float32, name: str = "") -> None:
+        """Write the folder; each file is replaced as a whole, the weights last.
+
+        Args:
+            folder: Of the model.
+            dtype: Of the weights.
+            name: What its card tells people to load; the folder if empty.
+
+        Raises:
+            ValueError: The model is an ensemble.
+        """
         if isinstance(self.model, Ensemble):
             raise ValueError("an ensemble is its members; save each of them")
         folder = Path(folder)
@@ -373,7 +382,7 @@ class Pipeline:
         }
         self.vocabulary.save(folder / "vocab.txt")
         write_json(folder / "config.json", config)
-        write_atomically(folder / "README.md", model_card(folder.name, config).encode())
+        write_atomically(folder / "README.md", model_card(name or str(folder), config).encode())
         if self.references is None:
             (folder / REFERENCES).unlink(missing_ok=True)
         else:
@@ -399,7 +408,7 @@ class Pipeline:
         api = HfApi()
         address = api.create_repo(repository, exist_ok=True, **options)
         with tempfile.TemporaryDirectory() as folder:
-            self.save(folder)
+            self.save(folder, name=repository)
             api.upload_folder(repo_id=repository, folder_path=folder)
         return str(address)
 
@@ -532,11 +541,16 @@ def _load_references(width: int, path: Path) -> Tensor | None:
 
 
 def code_version() -> dict[str, str]:
-    """The package's version, and the git commit if it runs from a checkout."""
+    """The package's version, and the git commit if it runs from a checkout of its own."""
     version = {"version": mrnn.__version__}
     if shutil.which("git"):
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode == 0:
-            version["commit"] = result.stdout.strip()
+        tracked = _git("ls-files", "--error-unmatch", Path(__file__).name)  # it may lie within another project
+        if tracked and (commit := _git("describe", "--always", "--dirty", "--abbrev=12")):
+            version["commit"] = commit
     return version
+
+
+def _git(*command: str) -> str:
+    """What git answers in the package's folder; nothing if it fails."""
+    place = ["git", "-C", str(Path(__file__).parent)]
+    return subprocess.run([*place, *command], capture_output=True, text=True, check=False).stdout.strip()

@@ -1,0 +1,36 @@
+import os
+
+import pytest
+
+from mrnn.files import atomic_path, write_json
+
+
+def test_a_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="full"), atomic_path(path) as temporary:
+        temporary.write_text("half of the n")
+        raise OSError("the disk is full")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_and_what_it_points_at_is_replaced(tmp_path):
+    link, target = tmp_path / "link.json", tmp_path / "elsewhere" / "target.json"
+    link.symlink_to(target)
+    write_json(link, [1])
+    write_json(link, [2])
+    assert link.is_symlink() and target.read_text() == "[\n  2\n]\n"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_what_is_no_file_is_written_into(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_json(pipe, {})
+    assert os.read(reader, 99) == b"{}\n"
+    os.close(reader)
+    assert list(tmp_path.iterdir()) == [pipe] and not pipe.is_file()
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)):
+        write_json(tmp_path, {})
