@@ -1,7 +1,9 @@
+import contextlib
 import itertools
 import json
 import math
 import os
+import pty
 import shutil
 import signal
 import struct
@@ -53,6 +55,30 @@ def test_caption_prints_a_line_a_photo(model, tmp_path):
     assert [name for name, _ in lines] == [str(p) for p in photos]
     assert all(text for _, text in lines)
     assert result.stderr == ""
+
+
+def test_captions_go_into_a_file_though_a_bar_is_on_the_terminal(model, tmp_path):
+    photos = [photo(tmp_path / f"{c}.jpg", c) for c in ("red", "blue")]
+    out, (terminal, end) = tmp_path / "out.txt", pty.openpty()
+    command = [sys.executable, "-m", "mrnn", "caption", *map(str, photos), "--model", str(model)]
+    with out.open("wb") as file, subprocess.Popen(command, stdout=file, stderr=end) as process:
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while some := os.read(terminal, 4096):
+                shown += some
+    os.close(terminal)
+    assert process.returncode == 0
+    assert b"captioning" in shown and str(photos[0]).encode() not in shown
+    assert [line.split("\t")[0] for line in out.read_text().splitlines()] == [str(p) for p in photos]
+
+
+def test_a_photos_sample_does_not_depend_on_bad_photos_before_it(model, tmp_path):
+    photos = [photo(tmp_path / f"{i}.jpg", "red", i) for i in range(3)]
+    expected = mrnn("caption", *photos, "--model", model, "--sample")
+    bad = [tmp_path / f"missing{i}.jpg" for i in range(33)]
+    result = mrnn("caption", photos[0], *bad, *photos[1:], "--model", model, "--sample")
+    assert result.returncode == 1 and result.stdout == expected.stdout
 
 
 def test_caption_json_holds_likelihoods_and_goes_on_after_bad_photos(model, tmp_path, capsys):
@@ -189,6 +215,10 @@ def test_train_evaluate_and_caption_from_a_made_data_set(made, tmp_path):
         assert (out / name).is_file()
     again = mrnn(*command)
     assert again.returncode == 0 and again.stdout == result.stdout, "a finished run stays as it is"
+    other = shutil.copytree(made, tmp_path / "other")
+    photo(other / "images" / "100000_0123456789.jpg", "blue", 99)
+    changed = mrnn(*(other if part is made else part for part in command))
+    assert changed.returncode == 1 and "belongs to a run with another recipe, data or encoder" in changed.stderr
 
     figures = tmp_path / "figures.json"
     plots = tmp_path / "plots"
@@ -200,6 +230,10 @@ def test_train_evaluate_and_caption_from_a_made_data_set(made, tmp_path):
     assert {"model_fingerprint", "data_fingerprint", "code", "command"} <= set(written)
     assert {"image-to-sentence R@1", "sentence-to-image median rank chance"} <= set(written["figures"])
     assert len(written["captions"]) == 6
+    twice = ["--data", made, "--data", other, "--metrics", "captions", "--json", figures]
+    assert mrnn("evaluate", out, "--cache", cache, *twice).returncode == 0
+    written = json.loads(figures.read_text())
+    assert len(written["captions"]) == written["figures"]["photos"]
     assert sorted(p.name for p in plots.iterdir()) == ["gallery.png", "recall.png"]
     for kind in (["plain"], ["weighted", "--temperature", "5"]):
         result = mrnn("evaluate", out, "--data", made, "--cache", cache, "--metrics", "captions", "--consensus", *kind)

@@ -17,7 +17,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mrnn.encoders import Encoder, FeatureCache, ImageFeatures, alexnet, efficientnet_lite, load_encoder, pool_features
+from mrnn.encoders import (
+    Encoder,
+    FeatureCache,
+    ImageFeatures,
+    alexnet,
+    efficientnet_lite,
+    load_encoder,
+    located,
+    pool_features,
+)
 from mrnn.encoders.vgg import VGG
 from mrnn.images import ImageError, Preprocessing
 
@@ -191,6 +200,19 @@ def test_convnext_crops_below_384_and_squashes_from_there(spec_of, tmp_path, cha
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config | changes))
     preprocessing = load_encoder(f"huggingface:{tmp_path}").preprocessing
     assert {key: getattr(preprocessing, key) for key in expected} == expected
+
+
+def test_a_file_or_folder_named_from_where_one_is_is_found_from_anywhere(spec_of, tmp_path, monkeypatch):
+    folder = Path(spec_of("vit").partition(":")[2])
+    monkeypatch.chdir(folder.parent)
+    encoder = load_encoder(f"huggingface:{folder.name}")
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder(encoder.describe()["name"]).fingerprint == encoder.fingerprint
+    assert located("stem:9:vgg16:nothing.pth") == "stem:9:vgg16:nothing.pth"
+    (tmp_path / "weights.pth").touch()
+    (tmp_path / "efficientnet_lite2").touch()
+    assert located("stem:9:vgg16:weights.pth") == f"stem:9:vgg16:{tmp_path / 'weights.pth'}"
+    assert located("stem:9:efficientnet_lite2") == "stem:9:efficientnet_lite2"
 
 
 def test_a_checkpoint_without_a_pooler_gives_its_class_token_and_never_random_weights(spec_of, tmp_path):

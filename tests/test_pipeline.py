@@ -220,6 +220,14 @@ def test_weights_of_another_encoder_are_refused(folder, photos):
         load(folder).caption(photos)
 
 
+def test_photos_prepared_otherwise_than_in_training_are_refused(folder, photos):
+    config = json.loads((folder / "config.json").read_text())
+    config["encoder"]["preprocessing"]["side"] = 64
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="was given otherwise"):
+        load(folder).caption(photos)
+
+
 def test_a_full_disk_leaves_the_old_model_whole(pipe, folder, photos, monkeypatch):
     def full(*_args, **_options):
         raise OSError(28, "No space left on device")

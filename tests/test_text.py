@@ -53,6 +53,11 @@ def test_detokenised_tokens_give_the_same_tokens(text):
         ("2匹のdog", "2 匹 の dog"),
         ("Собака бежит", "собака бежит"),
         ("a dog 😀 runs", "a dog runs"),
+        ("می\u200cخواهم بروم", "می\u200cخواهم بروم"),
+        ("क्\u200dष", "क्\u200dष"),
+        ("ශ්\u200dරී ලංකා", "ශ්\u200dරී ලංකා"),
+        ("\u200ddog\u200c \u200d 👩\u200d👩\u200d👧 cat", "dog cat"),
+        ("Häus\u00adchen", "häuschen"),
     ],
 )
 def test_tokens(caption, tokens):

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -37,6 +38,14 @@ def atomic_path(path: Path | str) -> Generator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what writers that were killed left in a folder which nobody else is writing to."""
+    for path in folder.glob(".*"):
+        # Ours (`.NAME.xxxxxxxx.SUFFIX`), and those of safetensors.
+        if re.fullmatch(r"\.(.+)\.\w{8}(\.\w+)?|\.tmp\w{6}", path.name) and path.is_file():
+            path.unlink()
 
 
 def write_atomically(path: Path | str, content: bytes) -> None:

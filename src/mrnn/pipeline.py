@@ -30,7 +30,7 @@ from mrnn.encoders.split import Stem, rejoin
 from mrnn.explanation import UNFAMILIAR, Explanation, Familiarity, explain, said_of_nearest
 from mrnn.files import atomic_path, read_json, write_atomically, write_json
 from mrnn.generation import Caption, GenerationConfig, generate
-from mrnn.images import ImageSource, open_image
+from mrnn.images import ImageSource, Preprocessing, open_image
 from mrnn.models import Ensemble, LanguageModel, NeuralLanguageModel, TunedMRNN, build_model, model_name
 from mrnn.precision import Precision
 from mrnn.retrieval import Match, Query, Retriever, Score, first_order, pair_log_likelihood
@@ -87,6 +87,8 @@ class Pipeline:
                 f"the model was trained on other weights of {encoder.name} than those installed; "
                 "its captions would be wrong"
             )
+        if Preprocessing.from_dict(self.encoder_description["preprocessing"]) != encoder.preprocessing:
+            raise ValueError(f"the model was trained on photos that {encoder.name} was given otherwise")
         if isinstance(self.model, TunedMRNN) and isinstance(encoder, Stem):
             encoder = rejoin(encoder, self.model.tail)
         return encoder.to(self.device)

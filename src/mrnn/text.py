@@ -24,6 +24,9 @@ _LETTER = rf"[^\W_{_UNSPACED}]"
 _CLITIC = rf"'(?:s|re|ve|d|ll|m)(?!{_LETTER})"
 _TOKEN = re.compile(rf"[{_UNSPACED}]|{_CLITIC}|{_LETTER}+(?:(?!{_CLITIC})'{_LETTER}+)*")
 _APOSTROPHES = str.maketrans("\u2019\u02bc\uff07", "'" * 3)
+_SOFT_HYPHEN = "\u00ad"
+# Persian and Indic words hold these between their letters; emoji are joined by them too.
+_JOINER = re.compile(rf"(?<={_LETTER})[\u200c\u200d](?={_LETTER})")
 
 
 def tokenise(caption: str) -> list[str]:
@@ -38,10 +41,10 @@ def tokenise(caption: str) -> list[str]:
     text = unicodedata.normalize("NFKC", caption).lower().translate(_APOSTROPHES)
     if text.isascii():
         return _TOKEN.findall(text)
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", text.replace(_SOFT_HYPHEN, ""))
     # Combining marks (Arabic vowels, Devanagari signs) belong to their word but are no \w to Python:
     # the split is found with a letter standing in for each.
-    shadow = "".join("x" if unicodedata.category(c)[0] == "M" else c for c in text)
+    shadow = _JOINER.sub("x", "".join("x" if unicodedata.category(c)[0] == "M" else c for c in text))
     return [text[match.start() : match.end()] for match in _TOKEN.finditer(shadow)]
 
 

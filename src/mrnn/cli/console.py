@@ -20,10 +20,8 @@ class Usage(Exception):
 
 
 def say(line: str) -> None:
-    """Print a line on stderr, past a progress bar."""
-    from rich.console import Console
-
-    Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+    """Print a line on stderr, above a progress bar."""
+    print(line, file=sys.stderr)
 
 
 def warn(line: str) -> None:
@@ -74,7 +72,10 @@ def bar(label: str, total: int | None = None) -> Generator[Callable[..., None]]:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    # A terminal's output goes above the bar; what is piped or written to a file goes there all the same.
+    terminal = sys.stdout.isatty()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=terminal) as progress:
         task = progress.add_task(label, total=total, note="")
         if total is not None:
             yield lambda n: progress.advance(task, n)

@@ -1,14 +1,20 @@
 """Verbs about models: train, evaluate, reproduce."""
 
 import contextlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from mrnn.cli.console import Data, Usage, bar, report, say, typed_command, warn, warn_photos
 from mrnn.cli.parsing import parse
+
+if TYPE_CHECKING:
+    from mrnn.corpora import Photo
+    from mrnn.generation import Caption
 
 SHORTLIST = 60
 
@@ -119,7 +125,7 @@ def evaluate(
                 "split": split,
                 "code": code_version(),
                 "figures": figures,
-                "captions": {p.id: c.text for p, c in zip(photos.photos, captions, strict=False)},
+                "captions": _by_photo(photos.photos, captions),
             },
         )
     if plots is not None and scores:
@@ -129,6 +135,13 @@ def evaluate(
         files, written = [photo.path for photo in photos.photos], [caption.text for caption in captions]
         plot_gallery(files, sentences, scores["image"], owner, written, plots / "gallery.png")
     return 1 if photos.errors else 0
+
+
+def _by_photo(photos: "Sequence[Photo]", captions: "Sequence[Caption]") -> dict[str, str]:
+    """Captions by the photo's id; by its path where several data sets have the id."""
+    ids = Counter(photo.id for photo in photos)
+    names = (photo.id if ids[photo.id] == 1 else str(photo.path) for photo in photos)
+    return {name: caption.text for name, caption in zip(names, captions, strict=False)}
 
 
 def _print_figures(figures: dict[str, float]) -> None:

@@ -35,7 +35,7 @@ def caption(
         temperature: Of sampling: 1 if left out, below is safer, above wilder.
         top_k: Sample among the k likeliest words.
         top_p: Sample among the likeliest words with this probability together.
-        seed: Of sampling, 0 if left out; the second photo's is one more, and so on.
+        seed: Of sampling, 0 if left out; the second photo's is one more, and so on, bad photos left out.
         json: Print JSON, one object a line.
     """
     if not photos:
@@ -65,9 +65,10 @@ def caption(
         chunk = 32
         for start in range(0, len(names), chunk):
             part = names[start : start + chunk]
-            failed += _caption_some(pipeline, part, options, json)
+            bad = _caption_some(pipeline, part, options, json)
+            failed += bad
             if sample:
-                options["seed"] += len(part)
+                options["seed"] += len(part) - bad
             advance(len(part))
     return 1 if failed else 0
 

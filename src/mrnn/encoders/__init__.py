@@ -1,9 +1,12 @@
 """Photo -> ImageFeatures. `load_encoder` knows every encoder by name."""
 
+import re
+from pathlib import Path
+
 from mrnn.encoders.base import Encoder, ImageFeatures, pool_features
 from mrnn.encoders.cache import FeatureCache
 
-__all__ = ["ENCODERS", "Encoder", "FeatureCache", "ImageFeatures", "load_encoder", "pool_features"]
+__all__ = ["ENCODERS", "Encoder", "FeatureCache", "ImageFeatures", "load_encoder", "located", "pool_features"]
 
 ENCODERS = (
     "efficientnet_lite0",
@@ -20,6 +23,12 @@ ENCODERS = (
 )
 
 
+def located(spec: str) -> str:
+    """An encoder's name with the file or folder that it names, if any, made absolute: it is found from anywhere."""
+    match = re.fullmatch(r"(.*?\b(?:alexnet|vgg16|vgg19|huggingface)):(.+)", spec)
+    return f"{match[1]}:{Path(match[2]).resolve()}" if match and Path(match[2]).exists() else spec
+
+
 def load_encoder(spec: str) -> Encoder:
     """Load an encoder with its weights.
 
@@ -31,6 +40,7 @@ def load_encoder(spec: str) -> Encoder:
     Raises:
         ValueError: No such encoder, or its weights cannot be had; the message says what to do.
     """
+    spec = located(spec)
     name, _, source = spec.partition(":")
     if name.startswith("efficientnet_lite"):
         from mrnn.encoders import efficientnet_lite

@@ -1,5 +1,6 @@
 """The one way to turn a recipe and a data set into a trained model."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -10,7 +11,7 @@ import torch
 
 from mrnn.corpora import Corpus, Photo
 from mrnn.corpora.sentences import read_sentences
-from mrnn.encoders import FeatureCache, load_encoder
+from mrnn.encoders import FeatureCache, load_encoder, located
 from mrnn.encoders.split import Stem
 from mrnn.files import sha256
 from mrnn.images import ImageError
@@ -21,6 +22,7 @@ from mrnn.models import (
     MRNNClasses,
     NeuralLanguageModel,
     NGram,
+    TunedConfig,
     TunedMRNN,
     class_words,
     model_name,
@@ -121,6 +123,9 @@ def train_recipe(
     Raises:
         ValueError: The data cannot be trained on, the loss is not finite, or `out` holds another run.
     """
+    recipe = replace(recipe, encoder=located(recipe.encoder))
+    if isinstance(recipe.model, TunedConfig):
+        recipe = replace(recipe, model=replace(recipe.model, encoder=located(recipe.model.encoder)))
     start = load(recipe.start) if recipe.start else None
     if recipe.after and start is None:
         from mrnn.recipes import RECIPES
@@ -200,6 +205,7 @@ def train_recipe(
     # How captions are searched for may change without training again.
     trained = {key: value for key, value in asdict(recipe).items() if key != "generation"}
     run = {"recipe": trained, "encoder": encoder.fingerprint, "data": corpus.fingerprint}
+    run["features"] = [_digest(features) for features in (data.features, dev.features)]
     if text:
         run["text"] = [sha256(path) for path in text]
     on_step = with_tensorboard(out, on_step)
@@ -217,6 +223,11 @@ def train_recipe(
     pipeline = Pipeline(model, vocabulary, encoder, recipe.generation, provenance, references)
     pipeline.save(out)
     return pipeline
+
+
+def _digest(features: torch.Tensor) -> str:
+    """What tells other photos under the same names."""
+    return hashlib.sha256(features.contiguous().view(torch.uint8).numpy()).hexdigest()
 
 
 def _count(model: NGram, vocabulary: Vocabulary, data: CaptionData, dev: CaptionData) -> Progress:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mrnn.cider import CIDEr
-from mrnn.files import write_atomically
+from mrnn.files import remove_leftovers, write_atomically
 from mrnn.generation import GenerationConfig, generate
 from mrnn.likelihood import IGNORED, pair_log_likelihood, perplexity
 from mrnn.models import LanguageModel, NeuralLanguageModel, tail_parameters
@@ -135,6 +135,7 @@ def train(
         ValueError: The loss is not finite, or `out` holds another run.
     """
     out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
     device = next(model.parameters()).device
     torch.manual_seed(config.seed)
     if fresh:
