@@ -7,9 +7,11 @@ class and register tokens.
 Shapes: N images, S side of the input, D feature width, P patches, G x G grid of patches.
 """
 
+import contextlib
 import inspect
 import json
 import math
+from collections.abc import Generator
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -100,6 +102,22 @@ class _Pooling(nn.Module):
         return x if self.projection is None else self.projection(x)
 
 
+@contextlib.contextmanager
+def quiet() -> Generator[None]:
+    """Without transformers' bars, which it draws off a terminal too, and its report of what a checkpoint lacks."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def without_weights(source: str) -> VisionTower:
     """The image half of a hub model or local folder, with weights of no meaning.
 
@@ -130,9 +148,10 @@ def load(source: str | None) -> tuple[VisionTower, int, Preprocessing, str]:
     except ImportError:
         raise ValueError("huggingface encoders need transformers: pip install 'mrnn[hf]'") from None
     try:
-        model, loaded = AutoModel.from_pretrained(
-            source, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        with quiet():
+            model, loaded = AutoModel.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
         file = cached_file(source, "preprocessor_config.json")
     except (OSError, ValueError) as error:
         raise ValueError(f"huggingface:{source} cannot be loaded ({str(error).strip().splitlines()[0]})") from None

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from mrnn.encoders.base import fingerprint
+from mrnn.encoders.huggingface import quiet
 from mrnn.files import sha256
 
 PROPOSERS = ("selective-search", "onnx:FILE", "huggingface:MODEL")
@@ -233,7 +234,8 @@ def transformers_detector(name: str) -> Proposer:
     except ImportError:
         raise ValueError("huggingface detectors need transformers: pip install 'mrnn[hf]'") from None
     try:
-        model = AutoModelForObjectDetection.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+        with quiet():
+            model = AutoModelForObjectDetection.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     except (ImportError, OSError, ValueError) as error:  # a backbone of timm's is an ImportError without timm
         raise ValueError(f"huggingface:{name} cannot be loaded ({_first_line(error)})") from None
