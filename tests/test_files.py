@@ -1,8 +1,9 @@
 import os
 
 import pytest
+from safetensors import SafetensorError
 
-from mrnn.files import atomic_path, write_json
+from mrnn.files import atomic_path, remove_leftovers, write_json
 
 
 def test_a_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -13,6 +14,26 @@ def test_a_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path):
         raise OSError("the disk is full")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: .*a\.json"), atomic_path(tmp_path / "a.json"):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(OSError, match=r"a\.json: cannot be written"), atomic_path(tmp_path / "a.json"):
+        raise SafetensorError("I/O error: No space left on device")
+    with pytest.raises(FileNotFoundError, match="another"), atomic_path(tmp_path / "a.json"):
+        (tmp_path / "another").read_bytes()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="exists: .*file"):
+        write_json(tmp_path / "file" / "b.json", {})
+
+
+def test_leftovers_of_one_file_alone_are_removed(tmp_path):
+    names = (".a.json.writing-xyz", ".b.json.writing-xyz", ".a.json.template")
+    for name in names:
+        (tmp_path / name).mkdir()
+    remove_leftovers(tmp_path / "a.json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[1:])
 
 
 def test_a_link_stays_and_what_it_points_at_is_replaced(tmp_path):

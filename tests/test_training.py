@@ -153,11 +153,12 @@ def test_a_training_that_diverges_stops_with_a_message_and_keeps_no_broken_weigh
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
-    for name in (".checkpoint.safetensors.ab_1cd2e.safetensors", ".tmpAb12Cd"):
-        (tmp_path / name).write_bytes(b"half")
-    (tmp_path / ".gitignore").write_text("*")
+    leftover = tmp_path / ".checkpoint.safetensors.writing-ab_1cd2e"
+    leftover.mkdir()
+    (leftover / "checkpoint.safetensors").write_bytes(b"half")
+    (tmp_path / ".env.template").write_text("*")
     train(small_model(), VOCABULARY, made_data(), made_data(16, 1), replace(CONFIG, epochs=1), tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".gitignore", "checkpoint.safetensors", "log.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".env.template", "checkpoint.safetensors", "log.jsonl"]
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):

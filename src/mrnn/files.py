@@ -1,51 +1,64 @@
 """Reading and writing files so that nothing is ever half there."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
-import re
+import shutil
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Generator[Path]:
-    """Give a temporary path beside `path`, which takes its place when the block ends without an error.
+    """Give a temporary path of the same name, which takes the place of `path` when the block ends without an error.
 
-    A full disk or a kill leaves the old file, or none, and at most a hidden temporary file. A link stays, and what it
-    points at is replaced; what is no file, such as `/dev/stdout`, is written into.
+    A full disk or a kill leaves the old file, or none, and at most a hidden temporary folder beside it. A link stays,
+    and what it points at is replaced; what is no file, such as `/dev/stdout`, is written into.
+
+    Raises:
+        OSError: The file cannot be written; the message names it.
     """
     path = Path(path)
     special = path.exists() and not path.is_file()
-    if not special:
-        path = path.resolve()
-        path.parent.mkdir(parents=True, exist_ok=True)
-    folder = None if special else path.parent
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
-        if special:
-            path.write_bytes(temporary.read_bytes())
-            return
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        if not special:
+            path = path.resolve()
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=None if special else path.parent, prefix=_prefix(path.name), ignore_cleanup_errors=True
+        ) as folder:
+            temporary = Path(folder) / path.name
+            temporary.touch()
+            yield temporary
+            if special:
+                path.write_bytes(temporary.read_bytes())
+                return
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({error})") from None
+    except OSError as error:
+        if error.errno is None or _prefix(path.name) not in str(error.filename or _prefix(path.name)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what writers that were killed left in a folder which nobody else is writing to."""
-    for path in folder.glob(".*"):
-        # Ours (`.NAME.xxxxxxxx.SUFFIX`), and those of safetensors.
-        if re.fullmatch(r"\.(.+)\.\w{8}(\.\w+)?|\.tmp\w{6}", path.name) and path.is_file():
-            path.unlink()
+def _prefix(name: str) -> str:
+    return f".{name}.writing-"
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what writers of a file that were killed left beside it; nobody may be writing it now."""
+    for leftover in path.parent.glob(f"{glob.escape(_prefix(path.name))}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_atomically(path: Path | str, content: bytes) -> None:
@@ -56,7 +69,8 @@ def write_atomically(path: Path | str, content: bytes) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write indented JSON atomically."""
-    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    # Bytes of a file's name that are no UTF-8 become escapes.
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def read_text(path: Path | str) -> str:
@@ -79,9 +93,10 @@ def read_json(path: Path | str) -> Any:
     Raises:
         ValueError: It is not JSON, or not UTF-8.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error})") from None
 
 

@@ -28,7 +28,7 @@ from mrnn.consensus import PLAIN, Consensus, ConsensusConfig
 from mrnn.encoders import Encoder, load_encoder, pool_features
 from mrnn.encoders.split import Stem, rejoin
 from mrnn.explanation import UNFAMILIAR, Explanation, Familiarity, explain, said_of_nearest
-from mrnn.files import atomic_path, read_json, write_atomically, write_json
+from mrnn.files import atomic_path, read_json, remove_leftovers, write_atomically, write_json
 from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.images import ImageSource, Preprocessing, open_image
 from mrnn.models import Ensemble, LanguageModel, NeuralLanguageModel, TunedMRNN, build_model, model_name
@@ -373,6 +373,8 @@ class Pipeline:
             raise ValueError("an ensemble is its members; save each of them")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for file in (*_FILES, REFERENCES, "README.md"):
+            remove_leftovers(folder / file)
         from mrnn.model_card import model_card
 
         config = {
@@ -384,7 +386,8 @@ class Pipeline:
         }
         self.vocabulary.save(folder / "vocab.txt")
         write_json(folder / "config.json", config)
-        write_atomically(folder / "README.md", model_card(name or str(folder), config).encode())
+        card = model_card(name or str(folder), config)
+        write_atomically(folder / "README.md", card.encode(errors="backslashreplace"))
         if self.references is None:
             (folder / REFERENCES).unlink(missing_ok=True)
         else:
@@ -452,10 +455,14 @@ def load(name: Path | str = "base", device: torch.device | str = "cpu") -> Pipel
             raise ValueError("the encoder's name and fingerprint must be text")
         if encoder["width"] != model.features:
             raise ValueError("encoder and model differ in width")
-    except (KeyError, TypeError, ValueError) as error:
+        Preprocessing.from_dict(encoder["preprocessing"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
         raise ValueError(f"{folder}/config.json: {error}") from None
     _load_weights(model, folder / "model.safetensors")
-    pipeline = Pipeline(model, vocabulary, encoder, generation, config)
+    try:
+        pipeline = Pipeline(model, vocabulary, encoder, generation, config)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
     pipeline.references = _load_references(pipeline.image_width, folder / REFERENCES)
     return pipeline.to(device)
 
@@ -522,6 +529,8 @@ def _load_weights(model: LanguageModel, path: Path) -> None:
             raise ValueError(f"{path}: {name} has the shape {tuple(weights[name].shape)}, not {expected[name]}")
         if weights[name].isnan().any() or (isinstance(model, NeuralLanguageModel) and weights[name].isinf().any()):
             raise ValueError(f"{path}: {name} holds numbers that are not finite")
+        if name == "feature_std" and not (weights[name] > 0).all():
+            raise ValueError(f"{path}: a feature's deviation is not above 0")
     model.load_state_dict({name: _kept(tensor, torch.float32) for name, tensor in weights.items()})
 
 
@@ -537,7 +546,7 @@ def _load_references(width: int, path: Path) -> Tensor | None:
         image = load_file(path)["image"].float()
     except (SafetensorError, OSError, KeyError) as error:
         raise ValueError(f"{path}: damaged reference images ({error})") from None
-    if image.ndim != 2 or image.shape[1] != width or not image.isfinite().all():
+    if image.ndim != 2 or not len(image) or image.shape[1] != width or not image.isfinite().all():
         raise ValueError(f"{path}: no reference images of this model")
     return image
 

@@ -93,6 +93,12 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         warn("stopped")
         return 130
+    except Exception as error:  # a mistake of ours, or of a library; where it is matters to us alone
+        if os.environ.get("MRNN_TRACEBACK"):
+            raise
+        reason = next(iter(str(error).splitlines()), "")
+        warn(f"error: {type(error).__name__}: {reason} (MRNN_TRACEBACK=1 shows where)")
+        return 1
 
 
 def keep_memory() -> None:

@@ -26,7 +26,7 @@ def say(line: str) -> None:
 
 def warn(line: str) -> None:
     """Print a warning or an error on stderr."""
-    print(f"mrnn: {line}", file=sys.stderr)
+    print(f"mrnn: {line}".replace("\n", "\\n"), file=sys.stderr)
 
 
 def warn_photos(errors) -> None:

@@ -135,7 +135,6 @@ def train(
         ValueError: The loss is not finite, or `out` holds another run.
     """
     out.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out)
     device = next(model.parameters()).device
     torch.manual_seed(config.seed)
     if fresh:
@@ -152,6 +151,8 @@ def train(
     progress = Progress(hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest())
     best: dict[str, Tensor] = {}
     checkpoint = out / "checkpoint.safetensors"
+    for file in (checkpoint, out / "log.jsonl"):
+        remove_leftovers(file)
     if checkpoint.exists():
         progress, best = load_checkpoint(checkpoint, progress.run, trained, optimizer)
     log = _Log(out / "log.jsonl", progress.step, on_step)
