@@ -24,7 +24,7 @@ def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
     with pytest.raises(FileNotFoundError, match="another"), atomic_path(tmp_path / "a.json"):
         (tmp_path / "another").read_bytes()
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="exists: .*file"):
+    with pytest.raises(OSError, match=r"exists: .*file"):
         write_json(tmp_path / "file" / "b.json", {})
 
 

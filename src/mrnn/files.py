@@ -73,6 +73,11 @@ def write_json(path: Path | str, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
+def plain(text: str) -> str:
+    """Text for a picture, in which a dollar is a dollar and begins no formula, and bytes of no UTF-8 are marks."""
+    return text.replace("$", r"\$").encode(errors="replace").decode()
+
+
 def read_text(path: Path | str) -> str:
     """Read a UTF-8 text file, with or without a byte-order mark.
 

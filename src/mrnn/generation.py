@@ -63,13 +63,17 @@ class GenerationConfig:
         for name in ("n", "beam", "min_length", "max_length", "top_k", "seed"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be a whole number")
-        if self.beam < 1 or self.n < 1:
-            raise ValueError("beam and n must be 1 or more")
+        if not 1 <= self.beam <= 1000 or self.n < 1:
+            raise ValueError("beam must be between 1 and 1,000, and n 1 or more")
+        if not isinstance(self.length_exponent, int | float) or not 0 <= self.length_exponent <= 10:
+            raise ValueError(f"length_exponent is {self.length_exponent!r}, but must be between 0 and 10")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}, but must be 0 or more and below 2 ** 32")
         if self.method == "beam" and self.n > self.beam:
             raise ValueError(f"{self.n} captions cannot come from a beam of {self.beam}; give a larger beam")
         if self.method == "greedy" and self.n > 1:
             raise ValueError("greedy search gives one caption; use a beam or sampling for more")
-        if not 0 <= self.min_length <= self.max_length or self.max_length < 1:
+        if not 0 <= self.min_length <= self.max_length <= 1000 or self.max_length < 1:
             raise ValueError(f"no length is between {self.min_length} and {self.max_length} words")
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"the temperature is {self.temperature}, but must be above 0 (or use greedy search)")

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 from mrnn.corpora.base import IMAGE_SUFFIXES
-from mrnn.files import atomic_path, read_json, sha256, write_json
+from mrnn.files import atomic_path, plain, read_json, sha256, write_json
 from mrnn.images import ImageError, ImageSource, open_image
 from mrnn.pipeline import Pipeline
 from mrnn.precision import autocast
@@ -479,7 +479,7 @@ class Library:
 
         rows = -(-len(found) // columns)
         figure = Figure(figsize=(2.4 * columns, 2.6 * rows + 0.4), layout="constrained")
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(plain(title), fontsize=11)
         grid = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes in grid:
             axes.set_axis_off()

@@ -261,7 +261,7 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError):  # an unknown name, or a device that is not there
         raise Usage(f"--device {name}: not to be had here; there are auto, cpu and, with a GPU, cuda") from None
     return name

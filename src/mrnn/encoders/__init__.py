@@ -23,6 +23,22 @@ ENCODERS = (
 )
 
 
+def check_name(spec: str) -> None:
+    """Refuse a name that no encoder has, before photos are read.
+
+    Raises:
+        ValueError: There is none.
+    """
+    name, _, source = spec.partition(":")
+    if name == "stem" or name == "grid":
+        check_name(source.partition(":")[2])
+    elif name not in ("alexnet", "vgg16", "vgg19", "huggingface", "boxes"):
+        from mrnn.encoders.efficientnet_lite import parse
+
+        if not parse(spec):
+            raise ValueError(f"no encoder {spec!r}; there are {', '.join(ENCODERS)}")
+
+
 def located(spec: str) -> str:
     """An encoder's name with the file or folder that it names, if any, made absolute: it is found from anywhere."""
     match = re.fullmatch(r"(.*?\b(?:alexnet|vgg16|vgg19|huggingface)):(.+)", spec)

@@ -10,7 +10,7 @@ from textwrap import fill
 import numpy as np
 
 from mrnn.evaluation.ranking import ranks
-from mrnn.files import atomic_path
+from mrnn.files import atomic_path, plain
 from mrnn.images import ImageSource, open_image
 
 
@@ -70,7 +70,7 @@ def plot_gallery(
         right.set_axis_off()
         lines = [fill(f"written: {generated[i]}", 80)] if generated else []
         for j in np.argsort(-scores[i], kind="stable")[:3]:
-            lines.append(fill(f"{'✓' if owner[j] == i else '·'} {scores[i, j]:.1f}  {sentences[j]}", 80))
+            lines.append(fill(f"{'✓' if owner[j] == i else '·'} {scores[i, j]:.1f}  {plain(sentences[j])}", 80))
         right.text(0, 0.5, "\n".join(lines), va="center", fontsize=8)
     with atomic_path(picture) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from mrnn.encoders import check_name
 from mrnn.generation import GenerationConfig
 from mrnn.models import ModelConfig, MRNNConfig, TunedConfig
 from mrnn.training import TrainingConfig
@@ -38,6 +39,7 @@ class Recipe:
     references: int = 1000
 
     def __post_init__(self):
+        check_name(self.encoder)
         if self.min_count < 1:
             raise ValueError(f"min_count is {self.min_count}, but must be 1 or more")
         if self.generation.image_gain != 1 and not self.references:

@@ -72,12 +72,22 @@ def load_checkpoint(
         with safe_open(path, "pt") as file:
             progress = Progress(**json.loads(file.metadata()["progress"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise ValueError(f"{path}: damaged checkpoint ({error}); delete it to start again") from None
     if progress.run != run:
         raise ValueError(
             f"{path}: belongs to a run with another recipe, data or encoder; give another --out, or delete it"
         )
+    try:
+        return progress, _put_back(tensors, model, optimizer)
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"{path}: damaged checkpoint ({reason}); delete it to start again") from None
+
+
+def _put_back(
+    tensors: dict[str, Tensor], model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "random": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
@@ -92,4 +102,4 @@ def load_checkpoint(
     torch.set_rng_state(parts["random"]["cpu"])
     if "cuda" in parts["random"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(parts["random"]["cuda"])
-    return progress, parts["best"]
+    return parts["best"]

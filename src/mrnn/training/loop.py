@@ -74,13 +74,13 @@ class TrainingConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def __post_init__(self):
-        for name in ("epochs", "batch", "learning_rate", "clip", "patience", "accumulate"):
-            if getattr(self, name) <= 0:
+        for name in ("epochs", "batch", "learning_rate", "clip", "patience", "accumulate", "encoder_rate"):
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"training.{name} is {getattr(self, name)}, but must be above 0")
-        if self.encoder_rate <= 0:
-            raise ValueError(f"training.encoder_rate is {self.encoder_rate}, but must be above 0")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"training.weight_decay is {self.weight_decay}, but must be 0 or more")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"training.seed is {self.seed}, but must be 0 or more and below 2 ** 32")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"training.warmup is {self.warmup}, but is a share between 0 and 1")
         if not 0 <= self.average < 1:
@@ -282,13 +282,21 @@ class _DevCIDEr:
         return sum(self.cider(row, one) for row, one in zip(self.rows, ids, strict=True)) / len(ids)
 
 
+def _step(line: str) -> float:
+    """The step of a record of the log; beyond all for what is none, such as a line cut by a kill."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 class _Log:
     """`log.jsonl`: a record a line; what lies after the checkpoint is cut off when a run goes on."""
 
     def __init__(self, path: Path, step: int, on_step: Callable[[dict[str, Any]], None]):
         self._path, self._on_step = path, on_step
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        kept = [line for line in lines if _step(line) <= step]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
 
     def write(self, **record: Any) -> None:

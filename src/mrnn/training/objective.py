@@ -54,7 +54,7 @@ class ObjectiveConfig:
 
     def __post_init__(self):
         for name in ("likelihood", "l2", "agreement", "contrastive", "self_critical"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"training.objective.{name} is {getattr(self, name)}, but must be 0 or more")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(
