@@ -168,6 +168,16 @@ def test_caption_takes_search_options(model, tmp_path, capsys, options):
         (["train", "flickr8k", "--data", ".", "--out", "o", "--references", "0"], ["image_gain"]),
         (["train", "flickr8k", "--data", ".", "--out", "o", "--workers", "-1"], ["--workers"]),
         (["train", "flickr8k", "--data", ".", "--out", "o", "--device", "foo"], ["--device foo"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--device", "meta"], ["--device meta"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--encoder", "unknown"], ["no encoder 'unknown'"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--training.clip", "nan"], ["training.clip"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--training.learning-rate", "inf"], ["learning_rate"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--training.seed", str(2**40)], ["training.seed"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--training.objective.l2", "nan"], ["objective.l2"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--generation.length-exponent", "nan"], ["exponent"]),
+        (["train", "flickr8k", "--data", ".", "--out", "o", "--generation.max-length", str(10**9)], ["length"]),
+        (["caption", "x.jpg", "--beam", str(10**8)], ["beam"]),
+        (["caption", "x.jpg", "--sample", "--seed", str(10**20)], ["seed"]),
     ],
 )
 def test_bad_usage_is_one_line_and_code_2(arguments, words, capsys, tmp_path, monkeypatch):
@@ -380,8 +390,59 @@ def test_training_leaves_out_a_corrupt_photo_and_says_so(tmp_path):
     victim = sorted((made / "images").iterdir())[2]
     victim.write_bytes(b"ruined")
     result = mrnn("train", "flickr8k", "--data", made, "--out", tmp_path / "run", "--cache", tmp_path / "cache", *SMALL)
-    assert result.returncode == 0, result.stderr
-    assert f"left out {victim}" in result.stderr
+    assert result.returncode == 1, "some inputs failed"
+    assert result.stderr.count(f"left out {victim}") == 1
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "encoder", "words"),
+    [
+        ("flickr8k-likelihood", "stem:15:efficientnet_lite2", "one vector a photo"),
+        ("flickr8k-likelihood", "grid:2:efficientnet_lite2", "one vector a photo"),
+        ("flickr8k-regions", "efficientnet_lite2", "regions"),
+        ("flickr8k-classes", "grid:2:efficientnet_lite2", "one vector a photo"),
+        ("flickr8k-tuned", "efficientnet_lite2", "stem:16:efficientnet_lite2"),
+    ],
+)
+def test_an_encoder_that_does_not_fit_the_model_is_refused_before_photos_are_encoded(
+    recipe, encoder, words, made, tmp_path, capsys
+):
+    out, cache = tmp_path / "o", tmp_path / "cache"
+    start = ["--start", "flickr8k"] if recipe == "flickr8k-tuned" else []
+    options = ["--data", made, "--out", out, "--cache", cache, "--encoder", encoder, *start]
+    assert main(["train", recipe, *map(str, options)]) == 1
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert not cache.exists() and not out.exists()
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(made, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("# My project")
+    for recipe in ("flickr8k-likelihood", "flickr8k-gt2"):
+        assert main(["train", recipe, "--data", str(made), "--out", str(tmp_path)]) == 1
+        if recipe == "flickr8k-likelihood":
+            assert "or something else" in capsys.readouterr().err
+            (tmp_path / "README.md").unlink()
+            (tmp_path / "config.json").write_text('{"mine": 1}')
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_the_unexpected_is_one_line_too(model, tmp_path, capsys, monkeypatch):
+    def broken(*_arguments, **_options):
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setattr("mrnn.pipeline.load", broken)
+    path = str(photo(tmp_path / "p.jpg", "red"))
+    assert main(["caption", path]) == 1
+    assert capsys.readouterr().err == "mrnn: error: RuntimeError: first (MRNN_TRACEBACK=1 shows where)\n"
+    monkeypatch.setenv("MRNN_TRACEBACK", "1")
+    with pytest.raises(RuntimeError):
+        main(["caption", path])
+
+
+def test_a_name_with_a_line_end_stays_on_its_line(model, tmp_path, capsys):
+    assert main(["caption", str(tmp_path / "a\nb.jpg"), "--model", str(model)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_a_full_disk_is_one_line(made, model, tmp_path):

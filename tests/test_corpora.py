@@ -596,6 +596,32 @@ def test_photos_without_captions_are_counted_wherever_photos_lie(tmp_path, where
     assert report.examples["photos without captions"] == ["c.jpg"]
 
 
+def test_captions_that_cannot_be_used_are_counted(tmp_path):
+    photos(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    rows = [{"image": "a.jpg", "caption": c} for c in ("A dog.", "!!!", "Half \ud83d.", "x" * 10_001, "two\nlines")]
+    rows += [{"image": name, "caption": "A cat."} for name in ("b.jpg", "c.jpg", f"{'n' * 300}.jpg")]
+    deep = '{"image": "a.jpg", "caption": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    lines(tmp_path / "t.jsonl", "", "broken", *map(json.dumps, rows), deep)
+    (tmp_path / "a.csv").mkdir()
+    corpus = read_corpus(tmp_path)
+    assert captions(corpus)["a.jpg"] == ("A dog.", "two lines")
+    assert dict(corpus.report.counts) == {
+        "broken lines": 2,
+        "captions without a word": 1,
+        "captions that are no Unicode": 1,
+        "captions of more than 10,000 characters": 1,
+        "captions of several lines": 1,
+        "missing photos": 1,
+        "captions of absent photos": 1,
+    }
+
+
+def test_a_data_set_given_twice_is_refused(tmp_path):
+    flickr(tmp_path / "one")
+    with pytest.raises(ValueError, match="given twice"):
+        read_corpora([tmp_path / "one", tmp_path / "one" / ".." / "one"])
+
+
 def test_photos_of_iaprtc12_without_annotations_are_counted(tmp_path):
     iaprtc12(tmp_path)
     photos(tmp_path / "images", "00/8.jpg", "01/9.jpg")

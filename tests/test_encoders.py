@@ -349,7 +349,7 @@ def small_alexnet(monkeypatch):
 def test_a_checkpoint_that_holds_an_object_is_refused_and_never_run(small_alexnet, tmp_path, save):
     path, trap = tmp_path / "alexnet.pth", tmp_path / "sprung"
     save({**small_alexnet.state_dict(), "trap": Trap(trap)}, path)
-    with pytest.raises(ValueError, match=r"alexnet\.pth: no safe state dict") as caught:
+    with pytest.raises(ValueError, match=r"alexnet\.pth: holds more than tensors") as caught:
         load_encoder(f"alexnet:{path}")
     assert len(str(caught.value).splitlines()) == 1
     assert not trap.exists()
@@ -616,6 +616,26 @@ def test_features_that_are_not_finite_name_the_photo_and_keep_what_was_before(tm
     rows, *_ = cache.features(paths[:16])
     assert encoder.network.photos == 0
     assert np.allclose(rows, [oracle(path) for path in paths[:16]], atol=2e-3)
+
+
+def test_cached_features_that_are_not_finite_are_refused(tmp_path):
+    paths = photo_files(tmp_path, 3)
+    cache = FeatureCache(tiny(), tmp_path / "cache")
+    cache.features(paths)
+    rows = next((tmp_path / "cache").rglob("features.f16"))
+    rows.write_bytes(b"\xff" * rows.stat().st_size)
+    with pytest.raises(ValueError, match=r"features\.f16: holds features that are not finite"):
+        cache.features(paths)
+
+
+def test_a_damaged_transformers_folder_is_one_line(spec_of, tmp_path):
+    whole = Path(spec_of("vit").partition(":")[2])
+    for damage in ({"preprocessor_config.json": b"[1]"}, {"model.safetensors": b"broken"}, {"config.json": b"{"}):
+        for file in whole.iterdir():
+            (tmp_path / file.name).write_bytes(damage.get(file.name, file.read_bytes()))
+        with pytest.raises(ValueError, match=rf"huggingface:{tmp_path} cannot be loaded") as caught:
+            load_encoder(f"huggingface:{tmp_path}")
+        assert len(str(caught.value).splitlines()) == 1
 
 
 def test_an_interruption_loses_nothing_that_was_whole(tmp_path):

@@ -209,6 +209,14 @@ def test_a_grey_level_that_stands_for_transparent_becomes_white():
     assert got[..., 0].tolist() == [[0, 255], [233, 255]]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(value):
+    levels = np.linspace(0, 9, 16, dtype=np.float32).reshape(4, 4)
+    levels[1, 1] = value
+    with pytest.raises(ImageError, match="not finite"):
+        open_image(saved(Image.fromarray(levels), "TIFF"))
+
+
 def test_photos_opened_by_threads_leave_the_callers_warnings_alone():
     content = saved(PHOTO, "JPEG")
     before = list(warnings.filters)

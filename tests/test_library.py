@@ -121,8 +121,38 @@ def test_folders_are_walked_once_and_other_files_passed_over(photos, tmp_path):
     (photos / "notes.txt").write_text("no photo")
     (photos / "broken-link.jpg").symlink_to(tmp_path / "nothing.jpg")
     (photos / "deep" / "UPPER.JPG").write_bytes((photos / "red.jpg").read_bytes())
-    found = sorted(Path(path).relative_to(photos).as_posix() for path, _ in photo_files(photos))
+    found = sorted(Path(path).relative_to(photos).as_posix() for path, _ in photo_files(photos, []))
     assert found == ["blue.jpg", "deep/UPPER.JPG", "deep/er/green.jpg", "deep/er/yellow.jpg", "red.jpg"]
+
+
+def test_photos_of_a_folder_that_cannot_be_read_are_kept(library, photos, monkeypatch):
+    library.index(photos)
+    scandir = os.scandir
+
+    def refused(place):
+        if Path(place).name == "er":
+            raise PermissionError(13, "Permission denied")
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    report = library.index(photos)
+    assert report.removed == 0 and len(library) == 4
+    assert [(Path(e.name).name, e.reason) for e in report.errors] == [("er", "cannot be read (Permission denied)")]
+
+
+def test_what_is_no_file_is_no_photo(library, photos):
+    os.mkfifo(photos / "pipe.jpg")
+    assert library.index(photos).added == 4
+
+
+def test_a_library_is_made_by_indexing_alone(photos, tmp_path):
+    library = tmp_path / "mistyped"
+    for arguments in (["search", "a dog"], ["export", tmp_path / "c.csv"], ["index", tmp_path / "nothing"]):
+        assert run(*arguments, library=library).returncode == 1
+        assert not library.exists()
+    (library / "photos.lance").mkdir(parents=True)  # all that a full disk let through
+    (library / "photos.lance" / "half").touch()
+    assert run("index", photos, library=library).returncode == 0
 
 
 def test_bad_photos_are_named_each_time_and_found_never(library, photos):

@@ -228,6 +228,31 @@ def test_photos_prepared_otherwise_than_in_training_are_refused(folder, photos):
         load(folder).caption(photos)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda c: c["encoder"].pop("preprocessing"),
+        lambda c: c["encoder"].update(preprocessing=None),
+        lambda c: c["encoder"]["preprocessing"].update(more=1),
+        lambda c: c["model"].update(vocabulary=-5),
+        lambda c: c["generation"].update(length_exponent="long"),
+        lambda c: c["generation"].update(seed=10**30),
+    ],
+)
+def test_a_damaged_config_is_named(folder, damage):
+    config = json.loads((folder / "config.json").read_text())
+    damage(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json"):
+        load(folder)
+
+
+def test_config_nested_too_deep_is_no_json(folder):
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json: not JSON"):
+        load(folder)
+
+
 def test_a_full_disk_leaves_the_old_model_whole(pipe, folder, photos, monkeypatch):
     def full(*_args, **_options):
         raise OSError(28, "No space left on device")

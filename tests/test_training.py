@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from test_models import make
 
 from mrnn import recipes
@@ -150,6 +151,37 @@ def test_a_training_that_diverges_stops_with_a_message_and_keeps_no_broken_weigh
         train(small_model(), VOCABULARY, made_data(), made_data(16, 1), config, tmp_path)
     if (tmp_path / "checkpoint.safetensors").exists():
         assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "checkpoint.safetensors").values())
+
+
+@pytest.mark.parametrize("damage", ["not json", '{"a": 1}', '{"step": 1, "bits}'])
+def test_a_damaged_log_stops_no_run(tmp_path, damage):
+    config = replace(CONFIG, epochs=1)
+    train(small_model(), VOCABULARY, made_data(), made_data(16, 1), config, tmp_path)
+    log = tmp_path / "log.jsonl"
+    kept = log.read_text()
+    log.write_text(f"{kept}{damage}\n")
+    train(small_model(), VOCABULARY, made_data(), made_data(16, 1), config, tmp_path)
+    assert log.read_text() == kept
+    log.unlink()
+    train(small_model(), VOCABULARY, made_data(), made_data(16, 1), config, tmp_path)
+    plot_curves(log, tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+    log.write_text('{"step": 1, "bits": 5000}\n{"step": 1, "dev_perplexity": 7}\n')
+    plot_curves(log, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize("missing", ["model.model.V_I.weight", "optimizer.0.step", "random.cpu"])
+def test_a_checkpoint_without_a_tensor_is_named(tmp_path, missing):
+    train(small_model(), VOCABULARY, made_data(), made_data(16, 1), CONFIG, tmp_path)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    with safe_open(checkpoint, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(checkpoint)
+    del tensors[missing]
+    save_file(tensors, checkpoint, metadata)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: damaged checkpoint"):
+        train(small_model(), VOCABULARY, made_data(), made_data(16, 1), CONFIG, tmp_path)
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path):

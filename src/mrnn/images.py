@@ -155,6 +155,8 @@ def _register_heif() -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("it holds numbers that are not finite")
         # Pillow opens a 16-bit file as I;16 or, for some formats, as 32-bit I; F has no fixed range.
         top = 65535 if image.mode != "F" else max(float(values.max(initial=0)), 1.0)
         if isinstance(transparent := image.info.get("transparency"), int):

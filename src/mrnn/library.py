@@ -17,6 +17,7 @@ import io
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -127,13 +128,21 @@ class _Read:
     pixels: np.ndarray | None = None
 
 
-def photo_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Photos in a folder and below it, by the endings of names; no folder is walked twice, whatever links to it."""
+_OURS = ("lock", "photos.lance")
+
+
+def photo_files(folder: Path, unread: list[ImageError]) -> Iterator[tuple[str, os.stat_result]]:
+    """Photos in a folder and below it, by the endings of names; no folder is walked twice, whatever links to it.
+
+    Args:
+        folder: To walk.
+        unread: Takes the folders that cannot be read.
+    """
     seen: set[tuple[int, int]] = set()
     waiting = [os.fspath(folder)]
     while waiting:
         place = waiting.pop()
-        with contextlib.suppress(OSError):  # may not be read, or has gone
+        try:
             here = os.stat(place)  # noqa: PTH116
             if (here.st_dev, here.st_ino) in seen:
                 continue
@@ -143,8 +152,12 @@ def photo_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
                 with contextlib.suppress(OSError):
                     if entry.is_dir():
                         waiting.append(entry.path)
-                    elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+                    elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.is_file():  # noqa: PTH122
                         yield entry.path, entry.stat()
+        except FileNotFoundError:  # has just gone
+            pass
+        except OSError as error:
+            unread.append(ImageError(place, f"cannot be read ({error.strerror})"))
 
 
 def _normal(folder: Path) -> Path:
@@ -175,7 +188,7 @@ class Library:
         encoder = pipeline.encoder_description["fingerprint"]
         identity = {"format": FORMAT, "model": pipeline.fingerprint, "encoder": encoder}
         note = folder / "library.json"
-        if not note.is_file() and folder.is_dir() and any(p.name not in ("lock",) for p in folder.iterdir()):
+        if not note.is_file() and folder.is_dir() and any(p.name not in _OURS for p in folder.iterdir()):
             raise ValueError(f"{folder}: is not empty and no photo library; give another --library")
         M, D = pipeline.image_width, math.prod(pipeline.row)
         self.schema = pa.schema(
@@ -203,6 +216,7 @@ class Library:
                 with contextlib.suppress(ValueError):  # a kill may have dropped it already
                     database.drop_table("photos")
             if not note.is_file():
+                shutil.rmtree(folder / _OURS[1], ignore_errors=True)  # what a full disk or a kill left half made
                 database.create_table("photos", schema=self.schema, exist_ok=True)
                 write_json(note, identity)
         if read_json(note) != identity:
@@ -250,7 +264,8 @@ class Library:
         report = IndexReport()
         known = {row["path"]: row for row in self._rows(_LISTED).to_pylist()}
         here, new = set(), []
-        for path, status in photo_files(folder):
+        unread: list[ImageError] = []
+        for path, status in photo_files(folder, unread):
             here.add(path)
             row = known.get(path)
             if row is not None and (row["size"], row["time"]) == (status.st_size, status.st_mtime_ns):
@@ -259,7 +274,16 @@ class Library:
                     report.errors.append(ImageError(path, row["error"]))
             else:
                 new.append((path, status))
-        gone = [path for path in known if path not in here and Path(path).is_relative_to(folder)]
+        report.errors += unread
+        # Photos of a folder that cannot be read now may be there all the same.
+        hidden = [Path(error.name) for error in unread]
+        gone = [
+            path
+            for path in known
+            if path not in here
+            and Path(path).is_relative_to(folder)
+            and not any(Path(path).is_relative_to(place) for place in hidden)
+        ]
         contents = {row["hash"] for row in known.values() if row["hash"] and not row["error"]}
         done = len(here) - len(new)
         progress(done, len(here))

@@ -11,11 +11,14 @@ from mrnn.cli.console import Json, Usage, as_json, bar, say, warn
 Place = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: your data folder, or $MRNN_LIBRARY)")]
 
 
-def _open(library: Path | None, model: str, rebuild: bool = False):
+def _open(library: Path | None, model: str, rebuild: bool = False, make: bool = False):
     from mrnn.library import Library, default_library
     from mrnn.pipeline import load
 
-    return Library(library or default_library(), load(model), rebuild)
+    place = library or default_library()
+    if not make and not (place / "library.json").is_file():
+        raise ValueError(f"{place}: there is no photo library; run mrnn index FOLDER first")
+    return Library(place, load(model), rebuild)
 
 
 def index(
@@ -35,7 +38,9 @@ def index(
     """
     from mrnn.explanation import GUESS
 
-    photos = _open(library, model, rebuild)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    photos = _open(library, model, rebuild, make=True)
     with bar("indexing") as advance:
         report = photos.index(folder, advance)
     for error in report.errors:

@@ -15,6 +15,7 @@ from mrnn.cli.parsing import parse
 if TYPE_CHECKING:
     from mrnn.corpora import Photo
     from mrnn.generation import Caption
+    from mrnn.images import ImageError
 
 SHORTLIST = 60
 
@@ -173,6 +174,12 @@ def train(
     device = _device(device)
     corpus = read_corpora(data)
     report(corpus)
+    failed: set[str] = set()
+
+    def left_out(errors: "Sequence[ImageError]") -> None:
+        warn_photos(error for error in errors if error.name not in failed)
+        failed.update(error.name for error in errors)
+
     encoding, training = contextlib.ExitStack(), contextlib.ExitStack()
     with encoding, training:
         encoded = encoding.enter_context(bar("encoding photos"))
@@ -187,13 +194,13 @@ def train(
             cache_folder=cache,
             device=device,
             on_features=encoded,
-            on_errors=warn_photos,
+            on_errors=left_out,
             on_step=training_bar,
             workers=workers,
         )
     facts = pipeline.provenance["training"]
     print(f"{out}: dev perplexity {facts['dev_perplexity']:.3f} after epoch {facts['best_epoch']}")
-    return 0
+    return 1 if failed else 0
 
 
 def reproduce(

@@ -38,5 +38,12 @@ def read_corpus(place: Path | str) -> Corpus:
 
 
 def read_corpora(folders: Sequence[Path | str]) -> Corpus:
-    """Read several data sets as one; see `combine`."""
+    """Read several data sets as one; see `combine`.
+
+    Raises:
+        ValueError: One of them is no data set, a damaged one, or given twice.
+    """
+    for i, folder in enumerate(folders):
+        if Path(folder).resolve() in (Path(other).resolve() for other in folders[:i]):
+            raise ValueError(f"{folder}: the same data set is given twice")
     return combine([read_corpus(folder) for folder in folders])

@@ -41,6 +41,18 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
+LONGEST = 10_000  # characters of a caption
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written: JSON can hold one half of a character that takes two."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Photo:
     """One photo and its captions.
@@ -129,7 +141,7 @@ class Corpus:
     def fingerprint(self) -> str:
         """SHA-256 over ids, splits and captions."""
         rows = sorted((p.id, p.split, *p.captions) for p in self.photos)
-        return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(rows, ensure_ascii=False).encode(errors="surrogatepass")).hexdigest()
 
     def summary(self) -> str:
         """One line: what was recognised and how much of it there is."""
@@ -221,12 +233,21 @@ class CorpusBuilder:
         return photo_id
 
     def caption(self, photo_id: str, caption: str, key: str | None = None, where: str = "") -> None:
-        """Add a caption; an empty one, or one with a key that was there before, is counted and left out."""
+        """Add a caption; one that cannot be used, or with a key that was there before, is counted and left out."""
+        place = where or key or photo_id
         if key is not None and key in self._keys:
             self.report.add("duplicate keys", key)
         elif not caption.strip():
-            self.report.add("empty captions", where or key or photo_id)
+            self.report.add("empty captions", place)
+        elif not any(map(str.isalnum, caption)):
+            self.report.add("captions without a word", place)
+        elif len(caption) > LONGEST:
+            self.report.add(f"captions of more than {LONGEST:,} characters", place)
+        elif not is_text(caption):
+            self.report.add("captions that are no Unicode", place)
         else:
+            if "\n" in caption.strip():  # a quotation mark that is not closed takes in all lines after it
+                self.report.add("captions of several lines", place)
             self._captions[photo_id].append(" ".join(caption.split()))
         if key is not None:
             self._keys.add(key)
@@ -298,7 +319,9 @@ class CorpusBuilder:
     def _find(self, photo_id: str) -> PhotoFile | None:
         if photo_id in self._stored:
             return self._stored[photo_id]
-        return next((path for folder in self.images if (path := folder / photo_id).is_file()), None)
+        with contextlib.suppress(OSError, ValueError):  # no name of a file: too long, say
+            return next((path for folder in self.images if (path := folder / photo_id).is_file()), None)
+        return None
 
     def _uncaptioned(self, known: Iterable[Path]) -> Iterator[Path]:
         """Photos beside the known ones, and in folders of photos, that neither captions nor lists speak of."""
@@ -309,7 +332,7 @@ class CorpusBuilder:
         folders |= {Path(os.path.normpath(f.absolute())) for f in self.images if f != self.folder and f.is_dir()}
         for folder in sorted(folders):
             for path in sorted(folder.iterdir()):
-                if path.suffix.lower() in IMAGE_SUFFIXES and str(path) not in names:
+                if path.suffix.lower() in IMAGE_SUFFIXES and str(path) not in names and path.is_file():
                     yield path
 
 

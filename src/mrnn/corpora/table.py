@@ -13,18 +13,19 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mrnn.corpora.base import Corpus, CorpusBuilder, image_folders, normal_split
+from mrnn.corpora.base import Corpus, CorpusBuilder, image_folders, is_text, normal_split
 from mrnn.files import read_text
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_path", "path", "file", "photo", "img")
 CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "sentences", "description", "comment")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 _LIMIT = 1 << 20
+_TRIED = 20
 
 
 def find(folder: Path) -> Path | None:
     """The folder's table, or the file itself; None if there is none with the columns."""
-    files = [folder] if folder.is_file() else sorted(p for s in SUFFIXES for p in folder.glob(f"*{s}"))
+    files = [folder] if folder.is_file() else sorted(p for s in SUFFIXES for p in folder.glob(f"*{s}") if p.is_file())
     return next((path for path in files if path.suffix in SUFFIXES and _columns(path) is not None), None)
 
 
@@ -109,7 +110,7 @@ def read_pairs(path: Path) -> tuple[list[tuple[str, Path, str]], list[str]]:
             broken.append(where)
             continue
         for caption in captions if isinstance(captions, list) else [captions]:
-            if isinstance(caption, str):
+            if isinstance(caption, str) and is_text(caption):
                 pairs.append((image.strip(), path.parent / image.strip(), caption))
             else:
                 broken.append(where)
@@ -132,7 +133,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
             if line.strip():
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError:
+                except (ValueError, RecursionError):
                     row = None
                 yield f"{path.name} line {number}", row if isinstance(row, dict) else None
     else:
@@ -162,12 +163,12 @@ def _column_names(path: Path) -> list[str]:
         return [] if image_column(schema) else schema.names
     with path.open("rb") as file:
         first = file.readline(_LIMIT).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").strip("\r\n")
-    if path.suffix == ".jsonl":
-        try:
-            row = json.loads(first)
-        except json.JSONDecodeError:
+        if path.suffix == ".jsonl":
+            for line in (first, *(file.readline(_LIMIT) for _ in range(_TRIED))):  # some may be broken or blank
+                with contextlib.suppress(ValueError, RecursionError):
+                    if isinstance(row := json.loads(line), dict):
+                        return list(row)
             return []
-        return list(row) if isinstance(row, dict) else []
     try:
         return next(csv.reader([first], delimiter="\t" if path.suffix == ".tsv" else ","), [])
     except csv.Error:

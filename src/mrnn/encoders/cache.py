@@ -93,7 +93,10 @@ class FeatureCache:
                 usable.append(i)
             else:
                 errors.append(ImageError(str(path), reasons.get(key, "changed while it was read")))
-        return self._rows(len(known))[rows], usable, errors
+        found = self._rows(len(known))[rows]
+        if not np.isfinite(found).all():
+            raise ValueError(f"{self._rows_file}: holds features that are not finite; delete the folder")
+        return found, usable, errors
 
     def _encode(self, missing: dict[str, PhotoFile], progress, total: int, threads: int) -> list[ImageError]:
         names, paths = list(missing), list(missing.values())

@@ -1,5 +1,6 @@
 """Weights in torchvision's state-dict layout, from a user's file or the published one. Never unpickled."""
 
+import pickle
 from pathlib import Path
 from urllib.error import URLError
 
@@ -41,6 +42,8 @@ def load_checkpoint(network: nn.Module, name: str, source: str | None, url: str)
         ) from None
     except FileNotFoundError:
         raise ValueError(f"{source}: no such file") from None
+    except pickle.UnpicklingError:
+        raise ValueError(f"{source}: holds more than tensors, or is damaged; it is not opened") from None
     except Exception as error:  # a file that is no checkpoint makes both readers raise almost anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{source or url}: no safe state dict of {name} ({reason})") from None

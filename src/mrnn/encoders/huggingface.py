@@ -153,8 +153,11 @@ def load(source: str | None) -> tuple[VisionTower, int, Preprocessing, str]:
                 source, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
         file = cached_file(source, "preprocessor_config.json")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"huggingface:{source} cannot be loaded ({str(error).strip().splitlines()[0]})") from None
+        assert file is not None
+        preprocessing = _preprocessing(json.loads(Path(file).read_text()))
+    except Exception as error:  # a damaged folder makes transformers raise almost anything
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"huggingface:{source} cannot be loaded ({reason})") from None
     tower = VisionTower(model)
     # What the checkpoint lacks, transformers has drawn at random, anew at every loading.
     drawn = [name for name in loaded["missing_keys"] if not name.startswith("text_model.")]
@@ -164,10 +167,9 @@ def load(source: str | None) -> tuple[VisionTower, int, Preprocessing, str]:
         tower.drop_pooler()
     config = getattr(model.config, "vision_config", model.config)
     width = tower.projection.out_features if tower.projection is not None else _width(config)
-    assert file is not None
     kept = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
     structure = json.dumps(kept, sort_keys=True, default=str)
-    return tower, width, _preprocessing(json.loads(Path(file).read_text())), structure
+    return tower, width, preprocessing, structure
 
 
 def _width(config) -> int:

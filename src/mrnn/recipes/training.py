@@ -11,14 +11,15 @@ import torch
 
 from mrnn.corpora import Corpus, Photo
 from mrnn.corpora.sentences import read_sentences
-from mrnn.encoders import FeatureCache, load_encoder, located
+from mrnn.encoders import Encoder, FeatureCache, load_encoder, located
 from mrnn.encoders.split import Stem
-from mrnn.files import sha256
+from mrnn.files import read_json, sha256
 from mrnn.images import ImageError
 from mrnn.likelihood import pair_log_likelihood, perplexity
 from mrnn.models import (
     MODELS,
     ClassesConfig,
+    LanguageModel,
     MRNNClasses,
     NeuralLanguageModel,
     NGram,
@@ -150,7 +151,10 @@ def train_recipe(
             workers,
         )
         text = ()
+    kind = MODELS[model_name(recipe.model)]
+    _check_folder(out, name, kind)
     encoder = load_encoder(recipe.encoder).to(device)
+    _check_fit(recipe, kind, encoder)
     cache = FeatureCache(encoder, cache_folder, workers=workers)
     train_split = encode_split(corpus, "train", cache, on_features)
     dev_split = encode_split(corpus, "dev", cache, on_features)
@@ -179,23 +183,14 @@ def train_recipe(
         config = replace(config, words=words, ids=ids)
     model = MODELS[model_name(config)](config, len(vocabulary), encoder.width)
     if isinstance(model, MRNNClasses):
-        classifier = getattr(encoder.network, "_fc", None)
-        if classifier is None:
-            raise ValueError(f"class words need an encoder that knows ImageNet's classes, and {encoder.name} does not")
+        classifier: Any = encoder.network._fc
         model.classifier_weight.copy_(classifier.weight)
         model.classifier_bias.copy_(classifier.bias)
     if isinstance(model, TunedMRNN):
-        needed = f"stem:{model.config.block}:{model.config.encoder}"
-        if not isinstance(encoder, Stem) or encoder.name != needed:
-            raise ValueError(
-                f"a model that trains {model.config.encoder} from block {model.config.block} on needs the encoder "
-                f"{needed}, not {recipe.encoder}"
-            )
+        assert isinstance(encoder, Stem)
         model.tail.load_state_dict(encoder.tail.state_dict())
     model.to(device)
     if isinstance(model, NGram):
-        if (out / "checkpoint.safetensors").exists():
-            raise ValueError(f"{out}: holds another run; give another --out, or delete it")
         progress = _count(model, vocabulary, data, dev)
         provenance = {"training": _provenance(name, recipe, corpus, command, progress), "code": code_version()}
         pipeline = Pipeline(model, vocabulary, encoder, recipe.generation, provenance)
@@ -223,6 +218,35 @@ def train_recipe(
     pipeline = Pipeline(model, vocabulary, encoder, recipe.generation, provenance, references)
     pipeline.save(out)
     return pipeline
+
+
+def _check_folder(out: Path, name: str, kind: type[LanguageModel]) -> None:
+    """Refuse a folder of something else, before a photo is encoded."""
+    checkpoint, config = (out / "checkpoint.safetensors").exists(), out / "config.json"
+    if issubclass(kind, NGram):  # leaves no checkpoint, and may be counted again
+        ours = not checkpoint and not config.exists()
+        if not ours and not checkpoint and isinstance(facts := read_json(config), dict):
+            ours = isinstance(training := facts.get("training"), dict) and training.get("recipe_name") == name
+    else:
+        ours = checkpoint or not any((out / file).exists() for file in ("config.json", "README.md", "vocab.txt"))
+    if not ours:
+        raise ValueError(f"{out}: holds another run, or something else; give another --out, or delete it")
+
+
+def _check_fit(recipe: Recipe, kind: type[LanguageModel], encoder: Encoder) -> None:
+    """Refuse a model that cannot take what the encoder gives, before a photo is encoded."""
+    if isinstance(recipe.model, TunedConfig):
+        needed = f"stem:{recipe.model.block}:{recipe.model.encoder}"
+        if not isinstance(encoder, Stem) or encoder.name != needed:
+            raise ValueError(
+                f"a model that trains {recipe.model.encoder} from block {recipe.model.block} on needs the encoder "
+                f"{needed}, not {recipe.encoder}"
+            )
+    elif isinstance(encoder, Stem) or kind.uses_regions != (len(encoder.row) == 2):
+        needed = "regions, such as grid:3:efficientnet_lite2" if kind.uses_regions else "one vector a photo"
+        raise ValueError(f"{model_name(recipe.model)} needs an encoder of {needed}, which {recipe.encoder} is not")
+    if isinstance(recipe.model, ClassesConfig) and not hasattr(encoder.network, "_fc"):
+        raise ValueError(f"class words need an encoder that knows ImageNet's classes, and {encoder.name} does not")
 
 
 def _digest(features: torch.Tensor) -> str:

@@ -16,7 +16,7 @@ def plot_curves(log: Path, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     records = [json.loads(line) for line in log.read_text().splitlines()]
-    most = 1000  # bits: 2 ** more is beyond a float
+    most = 300  # bits: 2 ** more is beyond what can be drawn
     train = [(r["step"], 2 ** min(r["bits"], most)) for r in records if "bits" in r]
     dev = [(r["step"], r["dev_perplexity"]) for r in records if "dev_perplexity" in r]
     if not train or not dev:  # the log was deleted
