@@ -41,6 +41,7 @@ FORMAT = 1
 BUNDLED = Path(__file__).parent / "bundled"
 REFERENCES = "references.safetensors"
 _FILES = ("config.json", "vocab.txt", "model.safetensors")
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32)
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
@@ -453,7 +454,9 @@ def load(name: Path | str = "base", device: torch.device | str = "cpu") -> Pipel
             raise ValueError("'encoder' is not what an encoder says of itself")
         if not all(isinstance(encoder[key], str) for key in ("name", "fingerprint")):
             raise ValueError("the encoder's name and fingerprint must be text")
-        if encoder["width"] != model.features:
+        if encoder["width"] != model.features or (
+            row and not isinstance(model, TunedMRNN) and row[-1] != model.features
+        ):
             raise ValueError("encoder and model differ in width")
         Preprocessing.from_dict(encoder["preprocessing"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
@@ -527,6 +530,8 @@ def _load_weights(model: LanguageModel, path: Path) -> None:
             )
         if tuple(weights[name].shape) != expected[name]:
             raise ValueError(f"{path}: {name} has the shape {tuple(weights[name].shape)}, not {expected[name]}")
+        if weights[name].dtype not in _DTYPES:
+            raise ValueError(f"{path}: {name} holds {weights[name].dtype}, which no weight is")
         if weights[name].isnan().any() or (isinstance(model, NeuralLanguageModel) and weights[name].isinf().any()):
             raise ValueError(f"{path}: {name} holds numbers that are not finite")
         if name == "feature_std" and not (weights[name] > 0).all():
