@@ -1,6 +1,5 @@
 """Weights in torchvision's state-dict layout, from a user's file or the published one. Never unpickled."""
 
-import pickle
 from pathlib import Path
 from urllib.error import URLError
 
@@ -42,9 +41,9 @@ def load_checkpoint(network: nn.Module, name: str, source: str | None, url: str)
         ) from None
     except FileNotFoundError:
         raise ValueError(f"{source}: no such file") from None
-    except pickle.UnpicklingError:
-        raise ValueError(f"{source}: holds more than tensors, or is damaged; it is not opened") from None
     except Exception as error:  # a file that is no checkpoint makes both readers raise almost anything
+        if type(error).__name__ == "UnpicklingError":  # whose message advises to open it all the same
+            raise ValueError(f"{source or url}: holds more than tensors, or is damaged; it is not opened") from None
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{source or url}: no safe state dict of {name} ({reason})") from None
     try:
