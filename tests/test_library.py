@@ -17,6 +17,7 @@ from PIL import Image
 
 pytest.importorskip("lancedb", reason="lancedb is not installed")
 
+from mrnn.cli import main
 from mrnn.encoders import load_encoder
 from mrnn.encoders.proposals import Proposals, Proposer
 from mrnn.encoders.regions import BoxRegions
@@ -148,11 +149,11 @@ def test_what_is_no_file_is_no_photo(library, photos):
 def test_a_library_is_made_by_indexing_alone(photos, tmp_path):
     library = tmp_path / "mistyped"
     for arguments in (["search", "a dog"], ["export", tmp_path / "c.csv"], ["index", tmp_path / "nothing"]):
-        assert run(*arguments, library=library).returncode == 1
+        assert main([*map(str, arguments), "--library", str(library)]) == 1
         assert not library.exists()
     (library / "photos.lance").mkdir(parents=True)  # all that a full disk let through
     (library / "photos.lance" / "half").touch()
-    assert run("index", photos, library=library).returncode == 0
+    assert main(["index", str(photos), "--library", str(library)]) == 0
 
 
 def test_bad_photos_are_named_each_time_and_found_never(library, photos):

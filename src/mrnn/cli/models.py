@@ -126,7 +126,7 @@ def evaluate(
                 "split": split,
                 "code": code_version(),
                 "figures": figures,
-                "captions": _by_photo(photos.photos, captions),
+                "captions": by_photo(photos.photos, captions),
             },
         )
     if plots is not None and scores:
@@ -138,7 +138,7 @@ def evaluate(
     return 1 if photos.errors else 0
 
 
-def _by_photo(photos: "Sequence[Photo]", captions: "Sequence[Caption]") -> dict[str, str]:
+def by_photo(photos: "Sequence[Photo]", captions: "Sequence[Caption]") -> dict[str, str]:
     """Captions by the photo's id; by its path where several data sets have the id."""
     ids = Counter(photo.id for photo in photos)
     names = (photo.id if ids[photo.id] == 1 else str(photo.path) for photo in photos)
