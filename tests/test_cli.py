@@ -419,8 +419,7 @@ def test_an_encoder_that_does_not_fit_the_model_is_refused_before_photos_are_enc
     recipe, encoder, words, made, tmp_path, capsys
 ):
     out, cache = tmp_path / "o", tmp_path / "cache"
-    start = ["--start", "flickr8k"] if recipe == "flickr8k-tuned" else []
-    options = ["--data", made, "--out", out, "--cache", cache, "--encoder", encoder, *start]
+    options = ["--data", made, "--out", out, "--cache", cache, "--encoder", encoder]
     assert main(["train", recipe, *map(str, options)]) == 1
     assert words in capsys.readouterr().err.splitlines()[-1]
     assert not cache.exists() and not out.exists()
@@ -428,9 +427,9 @@ def test_an_encoder_that_does_not_fit_the_model_is_refused_before_photos_are_enc
 
 def test_a_folder_of_something_else_is_left_as_it_is(made, tmp_path, capsys):
     (tmp_path / "README.md").write_text("# My project")
-    for recipe in ("flickr8k-likelihood", "flickr8k-gt2"):
+    for recipe in ("flickr8k-likelihood", "flickr8k", "flickr8k-gt2"):
         assert main(["train", recipe, "--data", str(made), "--out", str(tmp_path)]) == 1
-        if recipe == "flickr8k-likelihood":
+        if recipe == "flickr8k":
             assert "or something else" in capsys.readouterr().err
             (tmp_path / "README.md").unlink()
             (tmp_path / "config.json").write_text('{"mine": 1}')

@@ -30,9 +30,9 @@ def check_name(spec: str) -> None:
         ValueError: There is none.
     """
     name, _, source = spec.partition(":")
-    if name == "stem" or name == "grid":
+    if name in ("stem", "grid"):
         check_name(source.partition(":")[2])
-    elif name not in ("alexnet", "vgg16", "vgg19", "huggingface", "boxes"):
+    elif name not in (known.partition(":")[0] for known in ENCODERS):
         from mrnn.encoders.efficientnet_lite import parse
 
         if not parse(spec):

@@ -127,6 +127,11 @@ def train_recipe(
     recipe = replace(recipe, encoder=located(recipe.encoder))
     if isinstance(recipe.model, TunedConfig):
         recipe = replace(recipe, model=replace(recipe.model, encoder=located(recipe.model.encoder)))
+    # Before what this comes after is trained.
+    kind = MODELS[model_name(recipe.model)]
+    _check_folder(out, name, kind)
+    encoder = load_encoder(recipe.encoder).to(device)
+    _check_fit(recipe, kind, encoder)
     start = load(recipe.start) if recipe.start else None
     if recipe.after and start is None:
         from mrnn.recipes import RECIPES
@@ -151,10 +156,6 @@ def train_recipe(
             workers,
         )
         text = ()
-    kind = MODELS[model_name(recipe.model)]
-    _check_folder(out, name, kind)
-    encoder = load_encoder(recipe.encoder).to(device)
-    _check_fit(recipe, kind, encoder)
     cache = FeatureCache(encoder, cache_folder, workers=workers)
     train_split = encode_split(corpus, "train", cache, on_features)
     dev_split = encode_split(corpus, "dev", cache, on_features)
