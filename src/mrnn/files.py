@@ -73,6 +73,11 @@ def write_json(path: Path | str, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def plain(text: str) -> str:
     """Text for a picture, in which a dollar is a dollar and begins no formula, and bytes of no UTF-8 are marks."""
     return text.replace("$", r"\$").encode(errors="replace").decode()

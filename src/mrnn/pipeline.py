@@ -28,7 +28,7 @@ from mrnn.consensus import PLAIN, Consensus, ConsensusConfig
 from mrnn.encoders import Encoder, load_encoder, pool_features
 from mrnn.encoders.split import Stem, rejoin
 from mrnn.explanation import UNFAMILIAR, Explanation, Familiarity, explain, said_of_nearest
-from mrnn.files import atomic_path, read_json, remove_leftovers, write_atomically, write_json
+from mrnn.files import atomic_path, first_line, read_json, remove_leftovers, write_atomically, write_json
 from mrnn.generation import Caption, GenerationConfig, generate
 from mrnn.images import ImageSource, Preprocessing, open_image
 from mrnn.models import Ensemble, LanguageModel, NeuralLanguageModel, TunedMRNN, build_model, model_name
@@ -512,9 +512,7 @@ def _folder(name: Path | str) -> Path:
     try:
         return Path(snapshot_download(str(name), allow_patterns=[*_FILES, REFERENCES, "README.md"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"{name}: no such folder, and the hub does not give it ({str(error).splitlines()[0]})"
-        ) from None
+        raise ValueError(f"{name}: no such folder, and the hub does not give it ({first_line(error)})") from None
 
 
 def _load_weights(model: LanguageModel, path: Path) -> None:

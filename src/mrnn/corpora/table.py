@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mrnn.corpora.base import Corpus, CorpusBuilder, image_folders, is_text, normal_split
-from mrnn.files import read_text
+from mrnn.files import first_line, read_text
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_path", "path", "file", "photo", "img")
 CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "sentences", "description", "comment")
@@ -190,4 +190,4 @@ def reading_arrow(path: Path) -> Generator[Any]:
     try:
         yield pyarrow
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: damaged Parquet or Arrow file ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{path}: damaged Parquet or Arrow file ({first_line(error)})") from None

@@ -6,6 +6,7 @@ from urllib.error import URLError
 import torch
 from torch import nn
 
+from mrnn.files import first_line
 from mrnn.images import Preprocessing
 
 # torchvision's ImageNet input, on the scale 0..255: shorter side 256, centre 224
@@ -44,8 +45,7 @@ def load_checkpoint(network: nn.Module, name: str, source: str | None, url: str)
     except Exception as error:  # a file that is no checkpoint makes both readers raise almost anything
         if type(error).__name__ == "UnpicklingError":  # whose message advises to open it all the same
             raise ValueError(f"{source or url}: holds more than tensors, or is damaged; it is not opened") from None
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{source or url}: no safe state dict of {name} ({reason})") from None
+        raise ValueError(f"{source or url}: no safe state dict of {name} ({first_line(error)})") from None
     try:
         network.load_state_dict(state, strict=True)
     except (RuntimeError, AttributeError, TypeError):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from mrnn.files import first_line
 from mrnn.images import Preprocessing
 
 _PILLOW = {2: "bilinear", 3: "bicubic"}
@@ -131,7 +132,7 @@ def without_weights(source: str) -> VisionTower:
     try:
         return VisionTower(AutoModel.from_config(AutoConfig.from_pretrained(source), trust_remote_code=False))
     except (OSError, ValueError) as error:
-        raise ValueError(f"huggingface:{source} cannot be loaded ({str(error).strip().splitlines()[0]})") from None
+        raise ValueError(f"huggingface:{source} cannot be loaded ({first_line(error)})") from None
 
 
 def load(source: str | None) -> tuple[VisionTower, int, Preprocessing, str]:
@@ -156,8 +157,7 @@ def load(source: str | None) -> tuple[VisionTower, int, Preprocessing, str]:
         assert file is not None
         preprocessing = _preprocessing(json.loads(Path(file).read_text()))
     except Exception as error:  # a damaged folder makes transformers raise almost anything
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"huggingface:{source} cannot be loaded ({reason})") from None
+        raise ValueError(f"huggingface:{source} cannot be loaded ({first_line(error)})") from None
     tower = VisionTower(model)
     # What the checkpoint lacks, transformers has drawn at random, anew at every loading.
     drawn = [name for name in loaded["missing_keys"] if not name.startswith("text_model.")]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mrnn.encoders.base import fingerprint
 from mrnn.encoders.huggingface import quiet
-from mrnn.files import sha256
+from mrnn.files import first_line, sha256
 
 PROPOSERS = ("selective-search", "onnx:FILE", "huggingface:MODEL")
 
@@ -142,7 +142,7 @@ def onnx_detector(path: Path | str) -> Proposer:
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for every way a file may be bad
-        raise ValueError(f"{path}: no ONNX file that onnxruntime can load ({_first_line(error)})") from None
+        raise ValueError(f"{path}: no ONNX file that onnxruntime can load ({first_line(error)})") from None
     inputs, outputs = session.get_inputs(), session.get_outputs()
     channels_first = _takes_photos(path, inputs)
     read = _reader(path, outputs)
@@ -158,16 +158,12 @@ def onnx_detector(path: Path | str) -> Proposer:
         try:
             values = session.run(None, {inputs[0].name: np.ascontiguousarray(pixels)})
         except Exception as error:
-            raise ValueError(f"{path}: fails on a photo of {size[0]} x {size[1]} ({_first_line(error)})") from None
+            raise ValueError(f"{path}: fails on a photo of {size[0]} x {size[1]} ({first_line(error)})") from None
         boxes, scores = read(dict(zip((o.name for o in outputs), values, strict=True)), np.array(size * 2))
         likely = scores >= _LEAST_SCORE
         return _proposals(boxes[likely], scores[likely])
 
     return Proposer(f"onnx:{path}", sha256(path), propose)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _takes_photos(path: Path, inputs: Sequence) -> bool:
@@ -238,7 +234,7 @@ def transformers_detector(name: str) -> Proposer:
             model = AutoModelForObjectDetection.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     except (ImportError, OSError, ValueError) as error:  # a backbone of timm's is an ImportError without timm
-        raise ValueError(f"huggingface:{name} cannot be loaded ({_first_line(error)})") from None
+        raise ValueError(f"huggingface:{name} cannot be loaded ({first_line(error)})") from None
     model.eval()
 
     @torch.inference_mode()

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mrnn.files import atomic_path
+from mrnn.files import atomic_path, first_line
 
 
 @dataclass
@@ -81,8 +81,7 @@ def load_checkpoint(
     try:
         return progress, _put_back(tensors, model, optimizer)
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{path}: damaged checkpoint ({reason}); delete it to start again") from None
+        raise ValueError(f"{path}: damaged checkpoint ({first_line(error)}); delete it to start again") from None
 
 
 def _put_back(
