@@ -23,7 +23,7 @@ demo: $(VENV)/.demo
 
 ## run all tests
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadscope
 
 ## style and types
 lint: $(VENV)/.dev

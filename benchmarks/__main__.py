@@ -8,7 +8,7 @@ NAMES = ("training", "captioning", "photos", "startup", "retrieval", "library", 
 
 def main() -> int:
     """Run benchmarks."""
-    from mrnn.cli import keep_memory
+    from mrnn.models.devices import keep_memory
 
     keep_memory()
     chosen = sys.argv[1:] or NAMES

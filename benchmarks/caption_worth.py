@@ -11,9 +11,9 @@ import torch
 
 from mrnn.corpora import read_corpus
 from mrnn.encoders import FeatureCache
+from mrnn.encoders.splits import encode_split
 from mrnn.files import atomic_path, write_json
 from mrnn.pipeline import load
-from mrnn.recipes import encode_split
 from mrnn.text import tokenise
 
 OUT = Path("docs/retrieval")

@@ -13,17 +13,16 @@ import time
 
 import torch
 
-from mrnn.likelihood import Batch
 from mrnn.models import MRNN, MRNNConfig
-from mrnn.precision import autocast
+from mrnn.models.precision import autocast
 from mrnn.text import SIGNS, Vocabulary
 from mrnn.training import CaptionData, ObjectiveConfig
+from mrnn.training.batch import Batch
 from mrnn.training.objective import Objective
 
 WAYS = {
     "plain": {},
     "bfloat16": {"precision": "bfloat16"},
-    "chunked softmax": {"softmax": "chunked"},
     "sampled softmax": {"softmax": "sampled"},
     "accumulated in 5 parts": {"parts": 5},
     "bfloat16, accumulated": {"precision": "bfloat16", "parts": 5},

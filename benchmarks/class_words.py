@@ -14,9 +14,9 @@ from PIL import Image
 
 from mrnn.corpora import read_corpora
 from mrnn.encoders import FeatureCache
-from mrnn.encoders.imagenet_words import WORDS
+from mrnn.encoders.splits import encode_split
+from mrnn.models.imagenet_words import WORDS
 from mrnn.pipeline import load
-from mrnn.recipes import encode_split
 from mrnn.text import tokenise
 
 RARE = 50

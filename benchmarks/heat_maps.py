@@ -7,22 +7,52 @@ occlusion, which shares no code with the heat, is the check. Writes docs/explana
 """
 
 import json
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
+from jaxtyping import Float
 from PIL import Image
 
 from mrnn.corpora import read_corpora
 from mrnn.encoders import pool_features
-from mrnn.explanation import cell_box, occlusion
 from mrnn.images import open_image
-from mrnn.likelihood import token_log_probabilities
 from mrnn.pipeline import load
+from mrnn.tasks.likelihood import token_log_probabilities
 
 STEPS = 10
 MAPS = ("heat", "occlusion", "centre", "random")
+
+
+def occlusion(
+    photo: Image.Image, rows: int, columns: int, score: Callable[[list[Image.Image]], Float[np.ndarray, "K T"]]
+) -> Float[np.ndarray, "T GH GW"]:
+    """Bits that each word loses when a cell of the photo is greyed out: a check on heat that shares no code with it.
+
+    Args:
+        photo: Upright RGB.
+        rows: GH.
+        columns: GW.
+        score: Natural log-probabilities of the T words for each of K photos.
+    """
+    grey = tuple(int(x) for x in np.asarray(photo).reshape(-1, 3).mean(0))
+    masked = []
+    for r in range(rows):
+        for c in range(columns):
+            copy = photo.copy()
+            copy.paste(grey, cell_box(photo.size, rows, columns, r, c))
+            masked.append(copy)
+    whole = score([photo])
+    return ((whole - score(masked)) / math.log(2)).T.reshape(-1, rows, columns)
+
+
+def cell_box(size: tuple[int, int], rows: int, columns: int, row: int, column: int) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a grid cell, in pixels."""
+    width, height = size
+    left, top = column * width // columns, row * height // rows
+    return left, top, (column + 1) * width // columns, (row + 1) * height // rows
 
 
 def main() -> None:
@@ -44,10 +74,9 @@ def main() -> None:
         def score(images, ids=ids, content=content):
             """Natural log-probabilities of the content words."""
             features = pool_features(pipe.encoder, images)[0]
-            with torch.inference_mode():
-                b = pipe.model.encode_image(features)
+            b = pipe.model.encode_image(features)
             tokens = token_log_probabilities(pipe.model, pipe.vocabulary, [ids] * len(images), b)
-            return torch.tensor(tokens)[:, content]
+            return np.array(tokens)[:, content]
 
         rows, columns = found.heat.shape
         y, x = np.mgrid[:rows, :columns]
@@ -70,7 +99,7 @@ def main() -> None:
                         left, top, right, bottom = cell_box(image.size, rows, columns, cell // columns, cell % columns)
                         frame[top:bottom, left:right] = other[top:bottom, left:right]
                     frames.append(Image.fromarray(frame))
-                curves[name][kind].append(score(frames).sum(1).numpy() / np.log(2))
+                curves[name][kind].append(score(frames).sum(1) / math.log(2))
     _report(curves, agreement)
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from mrnn.corpora import Corpus, read_corpora
 from mrnn.encoders import FeatureCache
+from mrnn.encoders.splits import encode_split
 from mrnn.evaluation import evaluate_captions
 from mrnn.files import write_json
 from mrnn.pipeline import load
-from mrnn.recipes import RECIPES, encode_split, train_recipe
+from mrnn.recipes import RECIPES, train_recipe
 
 SHARES = (0.1, 0.3, 1.0)
 OUT = Path("docs/beyond")
@@ -42,9 +43,7 @@ def main() -> None:
             pipe = load(out) if trained else train_recipe(name, RECIPES[name](), part(corpus, share), out)
             dev = encode_split(corpus, "dev", FeatureCache(pipe.encoder))
             references = [photo.captions for photo in dev.photos]
-            figures, _ = evaluate_captions(
-                pipe.model, pipe.vocabulary, references, dev.features, pipe.generation, pipe.centre
-            )
+            figures, _ = evaluate_captions(pipe, references, dev.features)
             perplexity = pipe.provenance["training"]["dev_perplexity"]
             curves.setdefault(name, {})[f"{share:g}"] = {
                 "perplexity": perplexity,

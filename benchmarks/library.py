@@ -1,6 +1,7 @@
 """The photo library: indexing 12-megapixel photos, a second run over 10,000 unchanged ones, a search among 100,000."""
 
 import io
+import math
 import os
 import tempfile
 import time
@@ -48,7 +49,7 @@ def draft_milliseconds(folder: Path) -> float:
 def fill(library: Library, paths: list[tuple[str, int, int]]) -> None:
     """Rows with the vectors of real photos and a little noise, as if these had been indexed."""
     rng = np.random.default_rng(0)
-    real = library.pipeline.references.numpy()
+    real = library.pipeline.references
     for start in range(0, len(paths), 10_000):
         rows = []
         for path, size, modified in paths[start : start + 10_000]:
@@ -64,7 +65,7 @@ def fill(library: Library, paths: list[tuple[str, int, int]]) -> None:
                     "width": 4000,
                     "height": 3000,
                     "thumbnail": b"",
-                    "features": np.zeros(library.pipeline.model.features, np.float16),
+                    "features": np.zeros(math.prod(library.pipeline.model.feature_shape), np.float16),
                     "image": real[rng.integers(len(real))] + 0.05 * noise,
                     "captions": ["a photo"],
                     "likelihoods": [-1.0],

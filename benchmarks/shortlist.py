@@ -13,12 +13,12 @@ import torch
 
 from mrnn.corpora import read_corpus
 from mrnn.encoders import FeatureCache
+from mrnn.encoders.splits import encode_split
 from mrnn.evaluation.ranking import ranks, recall_figures
 from mrnn.files import atomic_path, write_json
 from mrnn.pipeline import load
-from mrnn.recipes import encode_split
-from mrnn.retrieval import Retriever, first_order, sentence_prior
-from mrnn.retrieval.scores import apply_score
+from mrnn.tasks.retrieval import Retriever, first_order, sentence_prior
+from mrnn.tasks.retrieval.scores import apply_score
 from mrnn.text import tokenise
 
 OUT = Path("docs/retrieval")
@@ -26,23 +26,25 @@ SHORTLISTS = (1, 2, 5, 10, 20, 50, 100, 200)
 N = 200
 
 
-def centres(references: torch.Tensor, k: int) -> torch.Tensor:
+def centres(references: np.ndarray, k: int) -> np.ndarray:
     """k means of the reference images."""
     generator = torch.Generator().manual_seed(0)
-    means = references[torch.randperm(len(references), generator=generator)[:k]]
+    means = references[torch.randperm(len(references), generator=generator)[:k].numpy()]
     for _ in range(20):
-        nearest = torch.cdist(references, means).argmin(1)
-        means = torch.stack(
-            [references[nearest == i].mean(0) if bool(torch.any(nearest == i)) else means[i] for i in range(k)]
-        )
+        nearest = _nearest(references, means)
+        means = np.stack([references[nearest == i].mean(0) if (nearest == i).any() else means[i] for i in range(k)])
     return means
 
 
-def second_order(model, vocabulary, ids, image, references, directions: int) -> torch.Tensor:
+def _nearest(image: np.ndarray, means: np.ndarray) -> np.ndarray:
+    return ((means**2).sum(1) - 2 * image @ means.T).argmin(1)
+
+
+def second_order(model, vocabulary, ids, image, references, directions: int) -> np.ndarray:
     """First order at the mean, and the curvature along the main directions of the reference images."""
     mean = references.mean(0)
-    _, _, v = torch.pca_lowrank(references, q=directions, niter=4)
-    spread = ((references - mean) @ v).std(0)
+    v = np.linalg.svd(references - mean, full_matrices=False)[2][:directions].T
+    spread = ((references - mean) @ v).std(0, ddof=1)
     middle = first_order(model, vocabulary, ids, mean)
     scores = middle.scores(image)
     along = (image - mean) @ v
@@ -50,29 +52,30 @@ def second_order(model, vocabulary, ids, image, references, directions: int) -> 
         up = first_order(model, vocabulary, ids, mean + spread[j] * v[:, j])
         down = first_order(model, vocabulary, ids, mean - spread[j] * v[:, j])
         curvature = (up.vectors - down.vectors) @ v / (2 * spread[j])  # a row of the Hessian in these directions
-        scores = scores + 0.5 * (along[:, j : j + 1] * (along @ curvature.t()))
+        scores = scores + 0.5 * (along[:, j : j + 1] * (along @ curvature.T))
     return scores
 
 
-def refit(model, vocabulary, retriever: Retriever, image, references, n: int) -> torch.Tensor:
+def refit(model, vocabulary, retriever: Retriever, image, references, n: int) -> np.ndarray:
     """First order, corrected by ridge regression on its errors at n reference images scored exactly."""
     middle = first_order(model, vocabulary, retriever.ids, references.mean(0))
     some = references[:n]
     exact = Retriever(model, vocabulary, some, retriever.ids).exact("raw")
     errors = exact - middle.scores(some)
     centred = some - references.mean(0)
-    gram = centred @ centred.t()
+    gram = centred @ centred.T
     ridge = gram.diagonal().mean() * 0.1
-    weights = torch.linalg.solve(gram + ridge * torch.eye(n), errors - errors.mean(0))
-    return middle.scores(image) + errors.mean(0) + ((image - references.mean(0)) @ centred.t()) @ weights
+    weights = np.linalg.solve(gram + ridge * np.eye(n, dtype=gram.dtype), errors - errors.mean(0))
+    return middle.scores(image) + errors.mean(0) + ((image - references.mean(0)) @ centred.T) @ weights
 
 
-def coverage(exact: torch.Tensor, approximate: torch.Tensor, k: int, top: int, dim: int) -> float:
+def coverage(exact: np.ndarray, approximate: np.ndarray, k: int, top: int, axis: int) -> float:
     """Share of each query's exact `top` that lies in its approximate top k, in percent."""
-    size = exact.shape[dim]
-    best = exact.topk(min(top, size), dim).indices
-    found = torch.zeros_like(exact, dtype=torch.bool).scatter(dim, approximate.topk(min(k, size), dim).indices, True)
-    return 100 * float(found.gather(dim, best).float().mean())
+    best, near = (np.argsort(-scores, axis, kind="stable") for scores in (exact, approximate))
+    found = np.zeros(exact.shape, bool)
+    np.put_along_axis(found, np.take(near, np.arange(min(k, near.shape[axis])), axis), True, axis)
+    best = np.take(best, np.arange(min(top, best.shape[axis])), axis)
+    return 100 * float(np.take_along_axis(found, best, axis).mean())
 
 
 def main() -> None:
@@ -111,14 +114,14 @@ def main() -> None:
         approximate = method()
         seconds = time.perf_counter() - start
         row = {"seconds": seconds, "times brute force": brute / seconds}
-        for direction, dim, a, b in (
+        for direction, axis, a, b in (
             ("sentence to image", 0, exact, approximate),
             ("image to sentence", 1, exact - prior, approximate - prior),
         ):
             for top in (1, 10):
-                row[f"{direction}, top {top} covered"] = [coverage(a, b, k, top, dim) for k in SHORTLISTS]
-            query = "sentence" if dim == 0 else "image"
-            row[f"{direction}, R@1"] = recall_figures(ranks(b.numpy(), owner, query))["R@1"]
+                row[f"{direction}, top {top} covered"] = [coverage(a, b, k, top, axis) for k in SHORTLISTS]
+            query = "sentence" if axis == 0 else "image"
+            row[f"{direction}, R@1"] = recall_figures(ranks(b, owner, query))["R@1"]
         rows[name] = row
         print(name, json.dumps(row), flush=True)
     priors = {}
@@ -130,22 +133,22 @@ def main() -> None:
     figures = {}
     for name, (value, seconds) in priors.items():
         scores = apply_score("normalised", exact, retriever.sentences.tokens, value)
-        figures[name] = {"seconds": seconds, **recall_figures(ranks(scores.numpy(), owner, "image"))}
+        figures[name] = {"seconds": seconds, **recall_figures(ranks(scores, owner, "image"))}
     for score in ("raw", "per-token", "posterior"):
         scores = apply_score(score, exact, retriever.sentences.tokens)
-        figures[score] = recall_figures(ranks(scores.numpy(), owner, "image"))
-        figures[f"{score}, sentence to image"] = recall_figures(ranks(scores.numpy(), owner, "sentence"))
+        figures[score] = recall_figures(ranks(scores, owner, "image"))
+        figures[f"{score}, sentence to image"] = recall_figures(ranks(scores, owner, "sentence"))
     scores = apply_score("normalised", exact, retriever.sentences.tokens, prior)
-    figures["normalised, sentence to image"] = recall_figures(ranks(scores.numpy(), owner, "sentence"))
+    figures["normalised, sentence to image"] = recall_figures(ranks(scores, owner, "sentence"))
     result = {"photos": len(photos), "sentences": len(ids), "brute force seconds": brute, "shortlists": SHORTLISTS}
     write_json(OUT / "study.json", result | {"methods": rows, "image to sentence by score": figures})
     _plot(rows)
     print(json.dumps(figures, indent=1))
 
 
-def _at_nearest(model, vocabulary, ids, image, means) -> torch.Tensor:
-    nearest = torch.cdist(image, means).argmin(1)
-    scores = torch.empty(len(image), len(ids))
+def _at_nearest(model, vocabulary, ids, image, means) -> np.ndarray:
+    nearest = _nearest(image, means)
+    scores = np.empty((len(image), len(ids)), np.float32)
     for i, mean in enumerate(means):
         here = nearest == i
         if here.any():

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from benchmarks.common import VOCABULARY, V, made_data, paper_model, product_rate
-from mrnn.likelihood import Batch
-from mrnn.precision import autocast
+from mrnn.models.precision import autocast
 from mrnn.training import TrainingConfig
+from mrnn.training.batch import Batch
 from mrnn.training.loop import _optimizer
 from mrnn.training.objective import Objective
 

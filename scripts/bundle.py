@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 
-from mrnn.pipeline import BUNDLED, load
+import mrnn
+from mrnn.pipeline import load
 from mrnn.recipes import RECIPES
 
+BUNDLED = Path(mrnn.__file__).parent / "bundled"
 PROVENANCE = """\
 The weights were trained on the photos and captions named above, which are not in this package: Flickr8K (Hodosh et
 al. 2013) is for non-commercial research use, and each COCO photo bears its own Creative Commons licence. The encoder
@@ -25,28 +27,27 @@ else in their words, and is then wrong. Captions name the sex, age and doings of
 biases of those who wrote the training captions. Do not use it to decide anything about anyone."""
 
 
-def _trained_on(pipe) -> str:
-    return pipe.provenance["training"]["command"]
-
-
 def main() -> None:
     """Save, evaluate, and save again with the figures."""
     run, name, *folders = sys.argv[1:]
     target = BUNDLED / name
-    pipe = load(Path(run))
-    more = ", and some everyday indoor scenes" if "coco" in pipe.provenance["training"]["data"] else ""
-    typed = _trained_on(pipe)
+    pipe = load(Path(run), "torch", "cpu")
+    training = pipe.provenance["training"]
+    recipe = training["recipe_name"]
+    if recipe not in RECIPES:
+        raise SystemExit(f"{run}: no recipe {recipe!r}; there are {', '.join(RECIPES)}")
+    more = ", and some everyday indoor scenes" if "coco" in training["data"] else ""
+    typed = training["command"]
     used = sorted((n for f in folders if (n := Path(f).name) in typed), key=typed.index)
     data = " ".join(f"--data {n}" for n in used)
-    seed = pipe.provenance["training"]["recipe"]["training"]["seed"]
+    seed = training["recipe"]["training"]["seed"]
     flags = f"{data} --training.seed {seed}" if seed else data
-    pipe.provenance["training"]["command"] = f"mrnn train {name} {flags} --out runs/{name}"
+    training["command"] = f"mrnn train {recipe} {flags} --out runs/{name}"
     # The search may have been tuned on dev after the training.
-    pipe.generation = RECIPES[name]().generation
-    pipe.provenance["training"]["recipe"]["generation"] = asdict(pipe.generation)
-    pipe.provenance["training"]["recipe_name"] = name
+    pipe.generation = RECIPES[recipe]().generation
+    training["recipe"]["generation"] = asdict(pipe.generation)
     # What it came after lay where nobody else has it; the recipe trains that first.
-    pipe.provenance["training"]["recipe"]["start"] = ""
+    training["recipe"]["start"] = ""
     pipe.provenance["provenance"] = PROVENANCE.format(more=more)
     pipe.provenance["results"] = []
     pipe.save(target, torch.float16, name)

@@ -1,7 +1,6 @@
 """Copy what `mrnn reproduce TABLE` made into the documents: python scripts/document.py TABLE [RESULTS]
 
-Tables, JSON and plots go to docs/results/TABLE; the tables also stand in docs/reproduction.md, and Flickr8K's first
-two in README.md, between marks.
+Tables, JSON and plots go to docs/results/TABLE; the tables also stand in docs/reproduction.md, between marks.
 """
 
 import re
@@ -10,7 +9,6 @@ import sys
 from pathlib import Path
 
 KEPT = ("tables.md", "results.json", "training.png", "retrieval.png", "worth.png")
-README_SECTIONS = 2
 
 
 def between(document: Path, mark: str, text: str) -> None:
@@ -21,11 +19,6 @@ def between(document: Path, mark: str, text: str) -> None:
         raise SystemExit(f"{document}: has no marks {begin} and {end}")
     pattern = re.escape(begin) + r".*?" + re.escape(end)
     document.write_text(re.sub(pattern, lambda _: f"{begin}\n{text.strip()}\n{end}", old, flags=re.S))
-
-
-def first_sections(text: str, n: int) -> str:
-    """The first n sections of a text."""
-    return "### ".join(text.split("### ")[: n + 1])
 
 
 def main() -> None:
@@ -39,8 +32,6 @@ def main() -> None:
             shutil.copy(results / name, target)
     text = (target / "tables.md").read_text()
     between(Path("docs/reproduction.md"), table, text)
-    if table == "flickr8k":
-        between(Path("README.md"), table, first_sections(text, README_SECTIONS))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mrnn.corpora import read_corpora
 from mrnn.corpora.base import photo_key
-from mrnn.encoders.imagenet_words import WORDS
 from mrnn.files import write_json
+from mrnn.models.imagenet_words import WORDS
 from mrnn.text import tokenise
 
 RARE = 100

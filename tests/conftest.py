@@ -6,7 +6,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Every shape and type that these rooms declare is checked at every call of every test.
-CHECKED = ["models", "likelihood", "generation", "retrieval", "encoders.base", "training.data", "training.objective"]
+CHECKED = ["models", "runtime", "tasks", "encoders", "training.batch", "training.data", "training.objective"]
 install_import_hook([f"mrnn.{room}" for room in CHECKED], "beartype.beartype")
 
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no test

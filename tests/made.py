@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mrnn.encoders import load_encoder
 from mrnn.models import MRNN, MRNNConfig
+from mrnn.models.hand import TorchRuntime
+from mrnn.networks import load_encoder
 from mrnn.pipeline import Pipeline
 from mrnn.text import SIGNS, Vocabulary
 
@@ -43,5 +44,5 @@ def pipeline(words: list[str] | None = None, references: int = 0) -> Pipeline:
     vocabulary = Vocabulary([*SIGNS, *(words or WORDS)])
     torch.manual_seed(0)
     model = MRNN(MRNNConfig(embedding=4, word=6, recurrent=6, multimodal=8), len(vocabulary), 1280)
-    image = torch.randn(references, 8) if references else None
-    return Pipeline(model, vocabulary, load_encoder("efficientnet_lite2"), references=image)
+    image = torch.randn(references, 8).numpy() if references else None
+    return Pipeline(TorchRuntime(model, "mrnn"), vocabulary, load_encoder("efficientnet_lite2"), references=image)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mrnn.likelihood import pair_log_likelihood
+from mrnn.models.hand import TorchRuntime
+from mrnn.tasks.likelihood import log_likelihood_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,8 +18,12 @@ def test_both_loops_of_the_training_benchmark_learn(epoch, monkeypatch):
     from benchmarks.common import VOCABULARY, made_data, paper_model
 
     data, model = made_data(600), paper_model()
-    few = (VOCABULARY, data.sentences[:50], data.images[:50], data.features)
-    before = pair_log_likelihood(model.eval(), *few).mean()
+
+    def score() -> float:
+        few = (data.sentences[:50], data.images[:50], data.features.numpy())
+        return log_likelihood_of(TorchRuntime(model, "mrnn"), VOCABULARY, *few).mean()
+
+    before = score()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     getattr(training, epoch)(model.train(), optimizer, data)
-    assert pair_log_likelihood(model.eval(), *few).mean() > before + 1
+    assert score() > before + 1

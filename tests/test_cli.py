@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from made import flickr, photo, pipeline
@@ -19,14 +21,35 @@ from made import flickr, photo, pipeline
 from mrnn.cli import main
 from mrnn.cli.models import by_photo
 from mrnn.corpora import Photo
-from mrnn.generation import Caption
+from mrnn.pipeline import load
+from mrnn.recipes import RECIPES
+from mrnn.tasks.generation import Caption
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="the tokeniser and METEOR need Java")
 
 
-def mrnn(*arguments, **options):
-    command = [sys.executable, "-m", "mrnn", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mrnn(capsys):
+    """A verb, run in this process."""
+
+    def run(*arguments) -> Result:
+        code = main([str(a) for a in arguments])
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+def spawn(*arguments, start=("-m", "mrnn")) -> Result:
+    """A verb in a process of its own."""
+    command = [sys.executable, *start, *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Result(ended.returncode, ended.stdout, ended.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -37,27 +60,49 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def ranker(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "ranker"
+    pipeline(references=12).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def made(tmp_path_factory):
     return flickr(tmp_path_factory.mktemp("flickr"))
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Features of the made photos, encoded once."""
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(scope="module")
+def shelf(made, tmp_path_factory):
+    """A library of the made photos."""
+    pytest.importorskip("lancedb", reason="lancedb is not installed")
+    folder = tmp_path_factory.mktemp("shelf") / "library"
+    assert main(["index", str(made / "images"), "--library", str(folder), "--model", "flickr8k"]) == 0
+    return folder
+
+
 def one_line_error(result, code, *words):
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if line]
-    assert len(lines) == 1 and lines[0].startswith("mrnn: "), result.stderr
+    assert result.code == code, result.err
+    assert "Traceback" not in result.err
+    lines = [line for line in result.err.splitlines() if line]
+    assert len(lines) == 1 and lines[0].startswith("mrnn: "), result.err
     for word in words:
         assert word in lines[0]
 
 
-def test_caption_prints_a_line_a_photo(model, tmp_path):
+def test_caption_prints_a_line_a_photo(mrnn, model, tmp_path):
     photos = [photo(tmp_path / f"{c}.jpg", c) for c in ("red", "blue")]
     result = mrnn("caption", *photos, "--model", model)
-    assert result.returncode == 0, result.stderr
-    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    assert result.code == 0, result.err
+    lines = [line.split("\t") for line in result.out.splitlines()]
     assert [name for name, _ in lines] == [str(p) for p in photos]
     assert all(text for _, text in lines)
-    assert result.stderr == ""
+    assert result.err == ""
 
 
 def test_captions_go_into_a_file_though_a_bar_is_on_the_terminal(model, tmp_path):
@@ -76,25 +121,23 @@ def test_captions_go_into_a_file_though_a_bar_is_on_the_terminal(model, tmp_path
     assert [line.split("\t")[0] for line in out.read_text().splitlines()] == [str(p) for p in photos]
 
 
-def test_a_photos_sample_does_not_depend_on_bad_photos_before_it(model, tmp_path):
+def test_a_photos_sample_does_not_depend_on_bad_photos_before_it(mrnn, model, tmp_path):
     photos = [photo(tmp_path / f"{i}.jpg", "red", i) for i in range(3)]
     expected = mrnn("caption", *photos, "--model", model, "--sample")
     bad = [tmp_path / f"missing{i}.jpg" for i in range(33)]
     result = mrnn("caption", photos[0], *bad, *photos[1:], "--model", model, "--sample")
-    assert result.returncode == 1 and result.stdout == expected.stdout
+    assert result.code == 1 and result.out == expected.out
 
 
-def test_caption_json_holds_likelihoods_and_goes_on_after_bad_photos(model, tmp_path, capsys):
+def test_caption_json_holds_likelihoods_and_goes_on_after_bad_photos(mrnn, model, tmp_path):
     good = photo(tmp_path / "good.png", "red")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("not a photo")
     whole = photo(tmp_path / "whole.jpg", "blue").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     bad = [tmp_path / name for name in ("empty.jpg", "text.jpg", "cut.jpg", "gone.jpg")]
-    code = main(
-        ["caption", *map(str, [bad[0], bad[1], good, bad[2], bad[3]]), "--model", str(model), "--json", "--n", "2"]
-    )
-    out, err = capsys.readouterr()
+    photos = [bad[0], bad[1], good, bad[2], bad[3]]
+    code, out, err = mrnn("caption", *photos, "--model", model, "--json", "--n", 2)
     assert code == 1
     records = {r["photo"]: r for r in map(json.loads, out.splitlines())}
     first, second = records[str(good)]["captions"]
@@ -123,17 +166,17 @@ def test_a_bomb_is_refused_at_once(model, tmp_path):
     data = b"IDAT" + zlib.compress(bytes(6251) * 50_000)
     png += struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
     (tmp_path / "bomb.png").write_bytes(png)
-    result = mrnn("caption", tmp_path / "bomb.png", "--model", model)
-    one_line_error(result, 1, "bomb.png", "more pixels than the limit")
+    one_line_error(
+        spawn("caption", tmp_path / "bomb.png", "--model", model), 1, "bomb.png", "more pixels than the limit"
+    )
 
 
 @pytest.mark.parametrize("options", [["--sample", "--seed", "3", "--top-p", "0.9"], ["--beam", "2"], ["--n", "7"]])
-def test_caption_takes_search_options(model, tmp_path, capsys, options):
-    path = str(photo(tmp_path / "p.jpg", "red"))
-    assert main(["caption", path, "--model", str(model), *options]) == 0
-    first = capsys.readouterr().out
-    assert main(["caption", path, "--model", str(model), *options]) == 0
-    assert capsys.readouterr().out == first
+def test_caption_takes_search_options(mrnn, model, tmp_path, options):
+    path = photo(tmp_path / "p.jpg", "red")
+    first = mrnn("caption", path, "--model", model, *options)
+    assert first.code == 0
+    assert mrnn("caption", path, "--model", model, *options) == first
 
 
 @pytest.mark.parametrize(
@@ -164,36 +207,60 @@ def test_caption_takes_search_options(model, tmp_path, capsys, options):
         (["evaluate", "--data", ".", "--consensus", "weighted", "--temperature", "0"], ["--temperature"]),
         (["train"], []),
         (["train", "cake"], ["cake"]),
-        (["train", "flickr8k"], ["--data"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--model.word", "0"], ["model.word"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--training.optimizer", "sgd"], ["weight_decay"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--min-count", "0"], ["min_count"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--references", "0"], ["image_gain"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--workers", "-1"], ["--workers"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--device", "foo"], ["--device foo"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--device", "meta"], ["--device meta"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--encoder", "unknown"], ["no encoder 'unknown'"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--training.clip", "nan"], ["training.clip"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--training.learning-rate", "inf"], ["learning_rate"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--training.seed", str(2**40)], ["training.seed"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--training.objective.l2", "nan"], ["objective.l2"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--generation.length-exponent", "nan"], ["exponent"]),
-        (["train", "flickr8k", "--data", ".", "--out", "o", "--generation.max-length", str(10**9)], ["length"]),
+        (["train", "agreement"], ["--data"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--model.word", "0"], ["model.word"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--training.optimizer", "sgd"], ["weight_decay"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--min-count", "0"], ["min_count"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--references", "0"], ["image_gain"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--device", "foo"], ["--device foo"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--device", "meta"], ["--device meta"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--encoder", "unknown"], ["no encoder 'unknown'"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--training.clip", "nan"], ["training.clip"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--training.learning-rate", "inf"], ["learning_rate"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--training.seed", str(2**40)], ["training.seed"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--training.objective.l2", "nan"], ["objective.l2"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--generation.length-exponent", "nan"], ["exponent"]),
+        (["train", "agreement", "--data", ".", "--out", "o", "--generation.max-length", str(10**9)], ["length"]),
         (["caption", "x.jpg", "--beam", str(10**8)], ["beam"]),
         (["caption", "x.jpg", "--sample", "--seed", str(10**20)], ["seed"]),
     ],
 )
-def test_bad_usage_is_one_line_and_code_2(arguments, words, capsys, tmp_path, monkeypatch):
+def test_bad_usage_is_one_line_and_code_2(arguments, words, mrnn, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    err = capsys.readouterr().err
+    code, _, err = mrnn(*arguments)
+    assert code == 2
     if words:
         assert len(err.splitlines()) == 1
     assert all(word in err for word in words)
     assert not list(tmp_path.iterdir())
 
 
-def test_help_and_version_answer(capsys):
+def test_a_process_ends_with_the_code():
+    one_line_error(spawn("dance"), 2, "dance")
+
+
+def test_a_device_that_there_is_not_is_bad_usage(mrnn, made, shelf, tmp_path):
+    path = photo(tmp_path / "p.jpg", "red")
+    (tmp_path / "pairs.csv").write_text("image,caption\np.jpg,a red square\n")
+    for arguments in (
+        ["caption", path],
+        ["explain", path],
+        ["rank", path, "--sentence", "a red square"],
+        ["score", "--pairs", tmp_path / "pairs.csv"],
+        ["evaluate", "--data", made],
+        ["evaluate", "--data", made, "--runtime", "torch"],
+        ["index", tmp_path, "--library", tmp_path / "library"],
+        ["search", "a red square", "--library", shelf],
+        ["export", tmp_path / "captions.csv", "--library", shelf],
+        ["serve"],
+        ["train", "mrnn", "--data", made, "--out", tmp_path / "run"],
+        ["reproduce", "flickr8k", "--data", made, "--out", tmp_path / "results"],
+    ):
+        one_line_error(mrnn(*arguments, "--device", "nonsense"), 2, "--device nonsense")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.jpg", "pairs.csv"]
+
+
+def test_help_and_version_answer(mrnn):
     for arguments in (
         ["--help"],
         ["caption", "--help"],
@@ -201,23 +268,33 @@ def test_help_and_version_answer(capsys):
         ["train", "base", "--help"],
         ["--version"],
     ):
-        assert main(arguments) == 0
-        assert "mrnn" in capsys.readouterr().out
+        code, out, _ = mrnn(*arguments)
+        assert code == 0
+        assert "mrnn" in out
 
 
 SMALL = ["--training.epochs", "3", "--training.batch", "6", "--min-count", "1", "--model.multimodal", "32"]
 
 
+@pytest.fixture
+def short(monkeypatch):
+    """`agreement` comes after two epochs of `mrnn`."""
+    recipe = RECIPES["mrnn"]()
+    monkeypatch.setitem(RECIPES, "mrnn", lambda: replace(recipe, training=replace(recipe.training, epochs=2)))
+
+
 @needs_java
-def test_train_evaluate_and_caption_from_a_made_data_set(made, tmp_path):
-    out, cache = tmp_path / "run", tmp_path / "cache"
-    command = ["train", "flickr8k", "--data", made, "--out", out, "--cache", cache, "--workers", "2", *SMALL]
+def test_train_evaluate_and_caption_from_a_made_data_set(mrnn, made, cache, tmp_path, short):
+    out = tmp_path / "run"
+    command = ["train", "agreement", "--data", made, "--out", out, "--cache", cache, *SMALL]
     result = mrnn(*command)
-    assert result.returncode == 0, result.stderr
-    assert "12 train, 6 dev, 6 test" in result.stderr
-    assert "dev perplexity" in result.stdout
+    assert result.code == 0, result.err
+    assert "12 train, 6 dev, 6 test" in result.err
+    assert "dev perplexity" in result.out
     for name in (
         "model.safetensors",
+        "encoder.safetensors",
+        "encoder.onnx",
         "config.json",
         "vocab.txt",
         "README.md",
@@ -227,16 +304,16 @@ def test_train_evaluate_and_caption_from_a_made_data_set(made, tmp_path):
     ):
         assert (out / name).is_file()
     again = mrnn(*command)
-    assert again.returncode == 0 and again.stdout == result.stdout, "a finished run stays as it is"
+    assert again.code == 0 and again.out == result.out, "a finished run stays as it is"
     other = shutil.copytree(made, tmp_path / "other")
     photo(other / "images" / "100000_0123456789.jpg", "blue", 99)
     changed = mrnn(*(other if part is made else part for part in command))
-    assert changed.returncode == 1 and "belongs to a run with another recipe, data or encoder" in changed.stderr
+    assert changed.code == 1 and "belongs to a run with another recipe, data or encoder" in changed.err
 
     figures = tmp_path / "figures.json"
     plots = tmp_path / "plots"
     result = mrnn("evaluate", out, "--data", made, "--cache", cache, "--json", figures, "--plots", plots)
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     written = json.loads(figures.read_text())
     assert written["figures"]["photos"] == 6
     assert {"perplexity", "BLEU-4", "CIDEr", "METEOR", "precision-2", "distinct"} <= set(written["figures"])
@@ -246,10 +323,10 @@ def test_train_evaluate_and_caption_from_a_made_data_set(made, tmp_path):
     assert sorted(p.name for p in plots.iterdir()) == ["gallery.png", "recall.png"]
     for kind in (["plain"], ["weighted", "--temperature", "5"]):
         result = mrnn("evaluate", out, "--data", made, "--cache", cache, "--metrics", "captions", "--consensus", *kind)
-        assert result.returncode == 0 and "CIDEr" in result.stdout, result.stderr
+        assert result.code == 0 and "CIDEr" in result.out, result.err
 
     result = mrnn("caption", next((made / "images").iterdir()), "--model", out)
-    assert result.returncode == 0 and result.stdout
+    assert result.code == 0 and result.out
 
 
 def test_captions_of_photos_with_one_id_are_told_apart_by_their_paths(tmp_path):
@@ -263,10 +340,10 @@ def test_captions_of_photos_with_one_id_are_told_apart_by_their_paths(tmp_path):
     }
 
 
-def test_a_killed_training_goes_on(made, tmp_path):
-    out, cache = tmp_path / "run", tmp_path / "cache"
-    command = ["train", "flickr8k-likelihood", "--data", made, "--out", out, "--cache", cache, *SMALL]
-    command += ["--training.epochs", "60", "--training.patience", "60"]
+def test_a_killed_training_goes_on(mrnn, made, cache, tmp_path):
+    out = tmp_path / "run"
+    command = ["train", "mrnn", "--data", made, "--out", out, "--cache", cache, *SMALL]
+    command += ["--training.epochs", "20", "--training.patience", "20"]
     process = subprocess.Popen([sys.executable, "-m", "mrnn", *map(str, command)], stderr=subprocess.DEVNULL)
     while not (out / "checkpoint.safetensors").exists():
         assert process.poll() is None
@@ -275,28 +352,15 @@ def test_a_killed_training_goes_on(made, tmp_path):
     process.wait()
     assert not (out / "model.safetensors").exists()
     result = mrnn(*command)
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     assert (out / "model.safetensors").exists()
 
 
-@pytest.fixture(scope="module")
-def ranker(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "ranker"
-    pipeline(references=12).save(folder)
-    return folder
-
-
-def run(capsys, *arguments):
-    code = main([str(a) for a in arguments])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_rank_sentences_for_photos(ranker, tmp_path, capsys):
+def test_rank_sentences_for_photos(mrnn, ranker, tmp_path):
     photos = [photo(tmp_path / f"{c}.jpg", c) for c in ("red", "blue")]
     sentences = tmp_path / "s.txt"
     sentences.write_bytes(b"\xef\xbb\xbfa red square\n\n  a blue square \r\n...\na zebra xylophone\nzebra\n")
-    code, out, err = run(capsys, "rank", *photos, "--sentences", sentences, "--model", ranker, "--top", 50)
+    code, out, err = mrnn("rank", *photos, "--sentences", sentences, "--model", ranker, "--top", 50)
     assert code == 1, "a line without a word was left out"
     rows = [line.split("\t") for line in out.splitlines()]
     assert [row[0] for row in rows] == [str(photos[0])] * 4 + [str(photos[1])] * 4
@@ -308,16 +372,16 @@ def test_rank_sentences_for_photos(ranker, tmp_path, capsys):
     assert "line 6: none of its words is known" in err
 
 
-def test_rank_photos_for_a_sentence(ranker, tmp_path, capsys):
+def test_rank_photos_for_a_sentence(mrnn, ranker, tmp_path):
     photos = [photo(tmp_path / f"{c}.jpg", c) for c in ("red", "blue", "green")]
     (tmp_path / "bad.jpg").write_text("no photo")
     arguments = ["rank", "--sentence", "a red square", *photos, photos[0], tmp_path / "bad.jpg", "--model", ranker]
-    code, out, err = run(capsys, *arguments, "--json", "--top", "3")
+    code, out, err = mrnn(*arguments, "--json", "--top", "3")
     assert code == 1 and "bad.jpg" in err
     records = [json.loads(line) for line in out.splitlines()]
     assert len(records) == 3
     assert [r["score"] for r in records] == sorted((r["score"] for r in records), reverse=True)
-    code, out, _ = run(capsys, *arguments[:-3], "--model", ranker, "--top", "9")
+    code, out, _ = mrnn(*arguments[:-3], "--model", ranker, "--top", "9")
     values = {}
     for line in out.splitlines():
         name, value, _ = line.split("\t")
@@ -325,26 +389,26 @@ def test_rank_photos_for_a_sentence(ranker, tmp_path, capsys):
     assert len(values[str(photos[0])]) == 2 and len(set(values[str(photos[0])])) == 1, "a photo given twice ties"
 
 
-def test_a_pool_that_is_read_in_parts_ranks_the_same(ranker, tmp_path, capsys, monkeypatch):
+def test_a_pool_that_is_read_in_parts_ranks_the_same(mrnn, ranker, tmp_path, monkeypatch):
     path = photo(tmp_path / "p.jpg", "red")
     lines = [" ".join(words) for words in itertools.permutations(["a", "red", "blue", "large"], 3)]
     (tmp_path / "s.txt").write_text("\n".join(lines))
     arguments = ["rank", path, "--sentences", tmp_path / "s.txt", "--model", ranker, "--top", "6"]
-    whole = run(capsys, *arguments)
+    whole = mrnn(*arguments)
     monkeypatch.setattr("mrnn.cli.photos.SENTENCES_AT_ONCE", 7)
-    assert run(capsys, *arguments) == whole
+    assert mrnn(*arguments) == whole
 
 
 @pytest.mark.parametrize("score", ["raw", "normalised", "per-token", "posterior"])
-def test_every_score_ranks(ranker, tmp_path, capsys, score):
+def test_every_score_ranks(mrnn, ranker, tmp_path, score):
     path = photo(tmp_path / "p.jpg", "red")
     (tmp_path / "s.txt").write_text("a red square\na blue square\n")
-    code, out, err = run(capsys, "rank", path, "--sentences", tmp_path / "s.txt", "--model", ranker, "--score", score)
+    code, out, err = mrnn("rank", path, "--sentences", tmp_path / "s.txt", "--model", ranker, "--score", score)
     assert (code, err) == (0, "")
     assert len(out.splitlines()) == 2
 
 
-def test_rank_refuses_what_it_cannot_do(ranker, model, tmp_path, capsys):
+def test_rank_refuses_what_it_cannot_do(mrnn, ranker, model, tmp_path):
     path = photo(tmp_path / "p.jpg", "red")
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "s.txt").write_text("a red square\n")
@@ -360,18 +424,18 @@ def test_rank_refuses_what_it_cannot_do(ranker, model, tmp_path, capsys):
         (["score"], 2, "--pairs"),
         (["score", "--pairs", tmp_path / "s.txt"], 1, "not a CSV"),
     ]:
-        got, out, err = run(capsys, *arguments)
+        got, out, err = mrnn(*arguments)
         assert got == code, (arguments, err)
         assert word in err and out == "" and len(err.splitlines()) == 1
 
 
-def test_score_gives_every_pair_its_worth(ranker, tmp_path, capsys):
+def test_score_gives_every_pair_its_worth(mrnn, ranker, tmp_path):
     photo(tmp_path / "red.jpg", "red")
     table = tmp_path / "pairs.csv"
     table.write_text(
         'image,caption\nred.jpg,a red square\nred.jpg,...\ngone.jpg,a blue square\n,x\nred.jpg,a "blue" square\n'
     )
-    code, out, err = run(capsys, "score", "--pairs", table, "--model", ranker)
+    code, out, err = mrnn("score", "--pairs", table, "--model", ranker)
     assert code == 1
     assert "gone.jpg: no such file" in err and "it has no word" in err and "line 5" in err
     header, *rows = [line.split("\t") for line in out.splitlines()]
@@ -379,90 +443,91 @@ def test_score_gives_every_pair_its_worth(ranker, tmp_path, capsys):
     raw, normalised, bits, _ = map(float, rows[0][2:])
     assert bits == pytest.approx(raw / math.log(2) / 4, abs=1e-3), "three words and the end sign"
     assert normalised != raw
-    code, out, _ = run(capsys, "score", "--pairs", table, "--model", ranker, "--json")
+    code, out, _ = mrnn("score", "--pairs", table, "--model", ranker, "--json")
     assert json.loads(out.splitlines()[0])["raw"] == pytest.approx(raw, abs=1e-3)
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
-def test_what_is_no_data_set_is_one_line(verb, tmp_path, model):
-    start = ["train", "flickr8k", "--out", tmp_path / "o"] if verb == "train" else ["evaluate", model]
+def test_what_is_no_data_set_is_one_line(verb, mrnn, tmp_path, model):
+    start = ["train", "agreement", "--out", tmp_path / "o"] if verb == "train" else ["evaluate", model]
     for folder, words in ((tmp_path / "gone", "no such folder"), (tmp_path, "no data set is recognised")):
         one_line_error(mrnn(*start, "--data", folder), 1, words)
 
 
-def test_evaluate_names_a_split_that_is_not_there(made, model, tmp_path, capsys):
-    assert main(["evaluate", str(model), "--data", str(made), "--split", "gold", "--cache", str(tmp_path)]) == 1
-    assert "'gold'" in capsys.readouterr().err
+def test_evaluate_names_a_split_that_is_not_there(mrnn, made, model, cache):
+    code, _, err = mrnn("evaluate", model, "--data", made, "--split", "gold", "--cache", cache)
+    assert code == 1 and "'gold'" in err
 
 
-def test_training_leaves_out_a_corrupt_photo_and_says_so(tmp_path):
+def test_training_leaves_out_a_corrupt_photo_and_says_so(mrnn, tmp_path, short):
     made = flickr(tmp_path / "data", 16)
     victim = sorted((made / "images").iterdir())[2]
     victim.write_bytes(b"ruined")
-    result = mrnn("train", "flickr8k", "--data", made, "--out", tmp_path / "run", "--cache", tmp_path / "cache", *SMALL)
-    assert result.returncode == 1, "some inputs failed"
-    assert result.stderr.count(f"left out {victim}") == 1
-    assert (tmp_path / "run" / "model.safetensors").is_file()
+    out, cache = tmp_path / "run", tmp_path / "cache"
+    result = mrnn("train", "agreement", "--data", made, "--out", out, "--cache", cache, *SMALL)
+    assert result.code == 1, "some inputs failed"
+    assert result.err.count(f"left out {victim}") == 1
+    assert (out / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
     ("recipe", "encoder", "words"),
     [
-        ("flickr8k-likelihood", "stem:15:efficientnet_lite2", "one vector a photo"),
-        ("flickr8k-likelihood", "grid:2:efficientnet_lite2", "one vector a photo"),
-        ("flickr8k-regions", "efficientnet_lite2", "regions"),
-        ("flickr8k-classes", "grid:2:efficientnet_lite2", "one vector a photo"),
-        ("flickr8k-tuned", "efficientnet_lite2", "stem:16:efficientnet_lite2"),
+        ("mrnn", "stem:15:efficientnet_lite2", "one vector a photo"),
+        ("mrnn", "grid:2:efficientnet_lite2", "one vector a photo"),
+        ("regions", "efficientnet_lite2", "regions"),
+        ("classes", "grid:2:efficientnet_lite2", "one vector a photo"),
+        ("tuned", "grid:2:efficientnet_lite2", "so it cannot be cut"),
+        ("tuned", "stem:16:efficientnet_lite2", "does not tell its blocks"),
     ],
 )
 def test_an_encoder_that_does_not_fit_the_model_is_refused_before_photos_are_encoded(
-    recipe, encoder, words, made, tmp_path, capsys
+    recipe, encoder, words, mrnn, made, tmp_path
 ):
     out, cache = tmp_path / "o", tmp_path / "cache"
-    options = ["--data", made, "--out", out, "--cache", cache, "--encoder", encoder]
-    assert main(["train", recipe, *map(str, options)]) == 1
-    assert words in capsys.readouterr().err.splitlines()[-1]
+    result = mrnn("train", recipe, "--data", made, "--out", out, "--cache", cache, "--encoder", encoder)
+    assert result.code == 1
+    assert words in result.err.splitlines()[-1]
     assert not cache.exists() and not out.exists()
 
 
-def test_a_folder_of_something_else_is_left_as_it_is(made, tmp_path, capsys):
+def test_a_folder_of_something_else_is_left_as_it_is(mrnn, made, tmp_path):
     (tmp_path / "README.md").write_text("# My project")
-    for recipe in ("flickr8k-likelihood", "flickr8k", "flickr8k-gt2"):
-        assert main(["train", recipe, "--data", str(made), "--out", str(tmp_path)]) == 1
-        if recipe == "flickr8k":
-            assert "or something else" in capsys.readouterr().err
+    for recipe in ("mrnn", "agreement", "gt2"):
+        code, _, err = mrnn("train", recipe, "--data", made, "--out", tmp_path)
+        assert code == 1
+        if recipe == "agreement":
+            assert "or something else" in err
             (tmp_path / "README.md").unlink()
             (tmp_path / "config.json").write_text('{"mine": 1}')
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_the_unexpected_is_one_line_too(model, tmp_path, capsys, monkeypatch):
+def test_the_unexpected_is_one_line_too(mrnn, tmp_path, monkeypatch):
     def broken(*_arguments, **_options):
         raise RuntimeError("first\nsecond")
 
     monkeypatch.setattr("mrnn.pipeline.load", broken)
-    path = str(photo(tmp_path / "p.jpg", "red"))
-    assert main(["caption", path]) == 1
-    assert capsys.readouterr().err == "mrnn: error: RuntimeError: first (MRNN_TRACEBACK=1 shows where)\n"
+    path = photo(tmp_path / "p.jpg", "red")
+    code, _, err = mrnn("caption", path)
+    assert (code, err) == (1, "mrnn: error: RuntimeError: first (MRNN_TRACEBACK=1 shows where)\n")
     monkeypatch.setenv("MRNN_TRACEBACK", "1")
     with pytest.raises(RuntimeError):
-        main(["caption", path])
+        mrnn("caption", path)
 
 
-def test_a_name_with_a_line_end_stays_on_its_line(model, tmp_path, capsys):
-    assert main(["caption", str(tmp_path / "a\nb.jpg"), "--model", str(model)]) == 1
-    assert len(capsys.readouterr().err.splitlines()) == 1
+def test_a_name_with_a_line_end_stays_on_its_line(mrnn, model, tmp_path):
+    one_line_error(mrnn("caption", tmp_path / "a\nb.jpg", "--model", model), 1)
 
 
-def test_a_full_disk_is_one_line(made, model, tmp_path):
+def test_a_full_disk_is_one_line(mrnn, made, model, cache):
     if not os.path.exists("/dev/full"):  # noqa: PTH110
         pytest.skip("there is no /dev/full here")
-    result = mrnn(
-        "evaluate", model, "--data", made, "--metrics", "likelihood", "--cache", tmp_path, "--json", "/dev/full/x.json"
-    )
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("mrnn: error:")
+    options = ["--data", made, "--metrics", "likelihood", "--cache", cache, "--json", "/dev/full/x.json"]
+    result = mrnn("evaluate", model, *options)
+    assert result.code == 1
+    assert "Traceback" not in result.err
+    assert result.err.splitlines()[-1].startswith("mrnn: error:")
 
 
 def test_a_closed_pipe_is_no_error(model, tmp_path):
@@ -470,3 +535,78 @@ def test_a_closed_pipe_is_no_error(model, tmp_path):
     command = f"{sys.executable} -m mrnn caption {' '.join([str(path)] * 70)} --model {model} | head -1"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr
+
+
+def test_a_folder_of_an_earlier_version_is_converted(mrnn, ranker, tmp_path):
+    folder, path = shutil.copytree(ranker, tmp_path / "old"), photo(tmp_path / "p.jpg", "red")
+    expected = mrnn("caption", path, "--model", ranker)
+    for file in [*folder.glob("*.onnx"), folder / "encoder.safetensors"]:
+        file.unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "format": 1, "files": None, "use": None}))
+    one_line_error(mrnn("evaluate", folder, "--data", tmp_path, "--runtime", "onnx"), 1, f"mrnn convert {folder}")
+    assert mrnn("convert", folder) == (0, f"{folder}: up to date\n", "")
+    assert load(folder, "onnx").fingerprint == load(ranker).fingerprint
+    assert mrnn("caption", path, "--model", folder) == expected
+    assert mrnn("convert", folder, "--half").code == 0
+    assert (folder / "encoder.safetensors").stat().st_size < 0.6 * (ranker / "encoder.safetensors").stat().st_size
+    assert mrnn("caption", path, "--model", folder).code == 0
+
+
+# What runs in a process of its own, where nothing but the verb can have imported PyTorch.
+VERB = """
+import sys
+from mrnn.cli import main
+code = main(sys.argv[1:])
+assert "torch" not in sys.modules, "PyTorch was imported"
+raise SystemExit(code)
+"""
+
+
+@pytest.mark.parametrize("verb", ["caption", "explain", "rank", "score", "evaluate", "index", "search", "export"])
+def test_what_uses_a_model_does_without_pytorch(verb, made, cache, tmp_path, request):
+    path = photo(tmp_path / "p.jpg", "red")
+    (tmp_path / "pairs.csv").write_text("image,caption\np.jpg,a red square\n")
+    library = ["--library", request.getfixturevalue("shelf")] if verb in ("search", "export") else []
+    arguments = {
+        "caption": [path],
+        "explain": [path, "--out", tmp_path / "why.png"],
+        "rank": [path, "--sentence", "a red square"],
+        "score": ["--pairs", tmp_path / "pairs.csv"],
+        "evaluate": ["flickr8k", "--data", made, "--metrics", "likelihood", "--cache", cache],
+        "index": [tmp_path, "--library", tmp_path / "library"],
+        "search": ["a red square", *library],
+        "export": [tmp_path / "captions.csv", *library],
+    }[verb]
+    model = [] if verb == "evaluate" else ["--model", "flickr8k"]
+    result = spawn(verb, *arguments, *model, start=("-c", VERB))
+    assert result.code == 0, result.err
+    assert result.out
+    assert verb != "explain" or (tmp_path / "why.png").is_file()
+    assert verb != "export" or (tmp_path / "captions.csv").is_file()
+
+
+SERVE = """
+import os, sys
+import uvicorn
+from fastapi.testclient import TestClient
+from mrnn.cli import main
+
+def ask(app, **options):
+    with TestClient(app, base_url="http://localhost") as client:
+        answer = client.post("/v1/caption", files={"image": open(os.environ["PHOTO"], "rb")})
+    print(answer.status_code, len(answer.json()["captions"]))
+
+uvicorn.run = ask
+code = main(sys.argv[1:])
+assert "torch" not in sys.modules, "PyTorch was imported"
+raise SystemExit(code)
+"""
+
+
+def test_serving_does_without_pytorch(tmp_path, monkeypatch):
+    pytest.importorskip("fastapi", reason="fastapi is not installed")
+    monkeypatch.setenv("PHOTO", str(photo(tmp_path / "p.jpg", "red")))
+    monkeypatch.setenv("MRNN_LIBRARY", str(tmp_path / "no library"))
+    result = spawn("serve", "--model", "flickr8k", start=("-c", SERVE))
+    assert (result.code, result.out) == (0, "200 3\n"), result.err

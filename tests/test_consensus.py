@@ -2,12 +2,11 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from made import pipeline
 
-from mrnn.consensus import Consensus, ConsensusConfig
-from mrnn.generation import Caption, GenerationConfig
-from mrnn.likelihood import token_log_probabilities
+from mrnn.tasks.consensus import Consensus, ConsensusConfig
+from mrnn.tasks.generation import Caption, GenerationConfig
+from mrnn.tasks.likelihood import token_log_probabilities
 
 SAID = [
     [["a", "red", "dog", "runs"], ["the", "dog", "runs", "fast"]],
@@ -36,10 +35,10 @@ def plain_similarity(a, b) -> float:
 
 
 def test_hypotheses_are_ordered_by_their_best_similarities_to_the_neighbours_captions():
-    image = torch.tensor([[1.0, 0.0, 0.2], [0.8, 0.3, 0.0], [-1.0, 0.1, 0.0]])
-    config = ConsensusConfig(neighbours=2, matches=3, likelihood=0)
+    image = np.array([[1.0, 0.0, 0.2], [0.8, 0.3, 0.0], [-1.0, 0.1, 0.0]], np.float32)
+    config = ConsensusConfig(neighbours=2, matches=3, likelihood=0.0)
     texts = ["two men walk", "a red dog sleeps", "a dog runs fast", "the cat flies"]
-    query = torch.tensor([[1.0, 0.1, 0.2]])
+    query = np.array([[1.0, 0.1, 0.2]], np.float32)
     ordered = Consensus(image, SAID, config).rerank([[hypothesis(t) for t in texts]], query)[0]
     near = [*SAID[0], *SAID[1]]
     expected = {t: np.mean(sorted(plain_similarity(t.split(), s) for s in near)[-3:]) for t in texts}
@@ -47,22 +46,22 @@ def test_hypotheses_are_ordered_by_their_best_similarities_to_the_neighbours_cap
 
 
 def test_the_likelihood_counts_as_much_as_it_is_given():
-    image, query = torch.eye(3), torch.eye(3)[:1]
+    image, query = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[:1]
     captions = [[hypothesis("two men walk", -0.1), hypothesis("a red dog runs", -9.0)]]
     first = lambda weight: (  # noqa: E731
         Consensus(image, SAID, ConsensusConfig(1, 5, weight)).rerank(captions, query)[0][0].text
     )
-    assert first(0) == "a red dog runs"
-    assert first(10) == "two men walk"
+    assert first(0.0) == "a red dog runs"
+    assert first(10.0) == "two men walk"
 
 
 def test_weighted_captions_count_by_how_much_likelier_the_image_makes_them():
-    image = torch.tensor([[1.0, 0.0, 0.2], [0.8, 0.3, 0.0], [-1.0, 0.1, 0.0]])
-    vectors = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+    image = np.array([[1.0, 0.0, 0.2], [0.8, 0.3, 0.0], [-1.0, 0.1, 0.0]], np.float32)
+    vectors = np.random.default_rng(1).standard_normal((6, 3), np.float32)
     config = ConsensusConfig(neighbours=2, likelihood=0.2, temperature=0.5)
     said = {"a red dog sleeps": -1.0, "a dog runs fast": -2.5, "men walk": -2.0}
     hypotheses = [hypothesis(text, log_probability) for text, log_probability in said.items()]
-    query = torch.tensor([[1.0, 0.1, 0.2]])
+    query = np.array([[1.0, 0.1, 0.2]], np.float32)
     ordered = Consensus(image, SAID, config, vectors).rerank([hypotheses], query)[0]
     near = [*SAID[0], *SAID[1]]
     weights = [math.exp(float(vectors[i] @ (query[0] - image.mean(0))) / 0.5) for i in range(4)]
@@ -78,11 +77,11 @@ def test_weighted_captions_count_by_how_much_likelier_the_image_makes_them():
 
 def test_what_the_neighbours_captions_say_is_found_and_measured_by_the_model_alone():
     pipe = pipeline(sorted({word for several in SAID for tokens in several for word in tokens}))
-    image = torch.randn(3, 8, generator=torch.Generator().manual_seed(2))
-    vectors = torch.zeros(6, 8)
+    image = np.random.default_rng(2).standard_normal((3, 8), np.float32)
+    vectors = np.zeros((6, 8), np.float32)
     found = {}
     for told in (0.0, 100.0):
-        config = ConsensusConfig(neighbours=1, hypotheses=2, likelihood=0, temperature=1.0, told=told)
+        config = ConsensusConfig(neighbours=1, hypotheses=2, likelihood=0.0, temperature=1.0, told=told)
         consensus = Consensus(image, SAID, config, vectors)
         found[told] = consensus.caption(pipe.model, pipe.vocabulary, image, GenerationConfig())
     for i, (few, more) in enumerate(zip(found[0.0], found[100.0], strict=True)):
@@ -90,7 +89,7 @@ def test_what_the_neighbours_captions_say_is_found_and_measured_by_the_model_alo
         assert {c.text for c in few} <= {c.text for c in more}
         assert {c.tokens for c in more} & {tuple(tokens) for tokens in SAID[i]}
         ids = [pipe.vocabulary.encode(c.tokens) for c in more]
-        own = token_log_probabilities(pipe.model, pipe.vocabulary, ids, image[i].expand(4, -1))
+        own = token_log_probabilities(pipe.model, pipe.vocabulary, ids, np.tile(image[i], (4, 1)))
         assert [c.log_probabilities for c in more] == [pytest.approx(p, abs=1e-5) for p in own]
 
 
@@ -110,4 +109,4 @@ def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=r"consensus|likelihood|temperature|told"):
         ConsensusConfig(**options)
     with pytest.raises(ValueError, match="training images"):
-        Consensus(torch.empty(0, 3), [])
+        Consensus(np.empty((0, 3), np.float32), [])

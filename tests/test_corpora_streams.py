@@ -16,9 +16,10 @@ from PIL import Image
 
 from mrnn.corpora import SPLITS, read_corpora, read_corpus
 from mrnn.corpora.webdataset import _expand
-from mrnn.encoders import FeatureCache, load_encoder
-from mrnn.evaluation.plots import plot_gallery
+from mrnn.draw import draw_gallery
+from mrnn.encoders import FeatureCache
 from mrnn.images import ImageError, open_image
+from mrnn.networks import load_encoder
 
 # Name, captions and split of every photo; the photo is made from the name's place here.
 ROWS = [
@@ -170,7 +171,7 @@ def test_features_and_galleries_take_stored_photos(tmp_path, layout):
     plain, *_ = cache.features([p.path for p in read_corpus(tmp_path / "table").photos])
     assert cache._rows_file.stat().st_size == encoded, "known by their content"
     assert np.array_equal(rows, plain)
-    plot_gallery(stored, ["one"], np.zeros((12, 1)), [0], [], tmp_path / "gallery.png", rows=2)
+    draw_gallery(stored, ["one"], np.zeros((12, 1)), [0], [], tmp_path / "gallery.png", rows=2)
     stored[0].file.unlink()
     _, usable, errors = cache.features(stored[:1])
     assert not usable and str(errors[0]) == f"{stored[0]}: no such file"
@@ -506,7 +507,7 @@ def test_the_shell_trains_on_shards_and_measures_on_parquet(tmp_path):
     run, cache = tmp_path / "run", ["--cache", tmp_path / "cache"]
     for arguments, said in (
         (
-            ["train", "flickr8k", "--data", tmp_path / "shards", "--out", run, *small],
+            ["train", "mrnn", "--data", tmp_path / "shards", "--out", run, *small],
             "WebDataset (3 shards): 12 photos",
         ),
         (

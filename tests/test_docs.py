@@ -1,18 +1,23 @@
 """Every command and snippet of the documents is run, in a folder with sample photos and a small table."""
 
 import contextlib
+import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+from datetime import date
 from pathlib import Path
 
 import pytest
 from made import COLOURS, photo
+
+from mrnn.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -59,27 +64,33 @@ def folder(tmp_path_factory):
     return place
 
 
+@pytest.fixture
+def at_home(folder, monkeypatch):
+    """In the folder, with a cache and a library of its own."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MRNN_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("MRNN_LIBRARY", str(folder / "library"))
+    return folder
+
+
 @pytest.mark.parametrize("command", SHELL)
-def test_a_command_runs(folder, command):
-    binaries = Path(sys.executable).parent
-    environment = {
-        **os.environ,
-        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
-        "MRNN_CACHE": str(folder / "cache"),
-        "MRNN_LIBRARY": str(folder / "library"),
-    }
-    result = subprocess.run(
-        command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout
+def test_a_command_runs(at_home, command, capsys):
+    words = [found for word in shlex.split(command)[1:] for found in sorted(map(str, Path().glob(word))) or [word]]
+    assert main(words) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out
+
+
+def test_a_command_runs_in_a_shell(at_home):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = "mrnn caption *.jpg --n 2 --json | head -1"
+    result = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and json.loads(result.stdout)["captions"], result.stderr
 
 
 @pytest.mark.parametrize(("page", "snippet"), PYTHON)
-def test_a_snippet_runs(folder, page, snippet):
-    result = subprocess.run([sys.executable, "-c", snippet], cwd=folder, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout
+def test_a_snippet_runs(at_home, page, snippet, capsys):
+    exec(snippet, {})
+    assert capsys.readouterr().out
 
 
 def test_the_readme_has_commands_and_its_links_lead_somewhere():
@@ -117,10 +128,35 @@ def _code(page: Path) -> list[str]:
 
 def test_the_tables_are_those_that_the_command_made():
     made = (ROOT / "docs" / "results" / "flickr8k" / "tables.md").read_text()
-    shown = re.search(r"<!-- flickr8k -->\n(.*?)\n<!-- end of flickr8k -->", README.read_text(), re.S)
-    assert shown is not None
-    assert made.startswith(shown[1])
     assert made.strip() in (ROOT / "docs" / "reproduction.md").read_text()
+
+
+def test_the_readmes_figures_are_those_of_the_models_and_tables():
+    made = (ROOT / "docs" / "results" / "flickr8k" / "tables.md").read_text().replace("0.", ".")
+    rows = [line for line in README.read_text().splitlines() if line.startswith("| ") and "ours" in line]
+    assert len(rows) >= 4
+    for row in rows:
+        for number in re.findall(r"\d*\.\d+", row):
+            assert number.replace("0.", ".") in made, f"{number} of {row}"
+    for name in ("base", "flickr8k"):
+        config = json.loads((ROOT / "src" / "mrnn" / "bundled" / name / "config.json").read_text())
+        for result in config["results"]:
+            if name == "flickr8k" and "coco" in result["data"].lower():
+                continue
+            f = result["figures"]
+            shown = [f"{f['perplexity']:.2f}", f"{f['BLEU-4']:.3f}"[1:], f"{f['CIDEr']:.3f}"[1:]]
+            for direction in ("image-to-sentence", "sentence-to-image"):
+                shown.append(f"{f[f'{direction} R@1']:.1f} / {f[f'{direction} R@10']:.1f}")
+            row = " | ".join(shown)
+            assert any(f"`{name}`" in line and row in line for line in README.read_text().splitlines()), row
+
+
+def test_every_measurement_is_a_whole_row():
+    with (ROOT / "docs" / "experiments.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    columns = ["date", "commit", "command", "data", "split", "figure", "before", "after", "seeds", "machine", "verdict"]
+    assert rows[0] == columns and len(rows) > 1000
+    assert all(len(row) == len(columns) and date.fromisoformat(row[0]) for row in rows[1:])
 
 
 def test_serve_serves(folder):

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import time
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -17,18 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mrnn.encoders import (
-    Encoder,
-    FeatureCache,
-    ImageFeatures,
-    alexnet,
-    efficientnet_lite,
-    load_encoder,
-    located,
-    pool_features,
-)
-from mrnn.encoders.vgg import VGG
+from mrnn.encoders import FeatureCache, ImageFeatures, pool_features
 from mrnn.images import ImageError, Preprocessing
+from mrnn.networks import alexnet, efficientnet_lite, load_encoder, located, module_of, torch_encoder
+from mrnn.networks.vgg import VGG
 
 LITE = [*(f"efficientnet_lite{n}" for n in range(3)), "efficientnet_lite2@320"]
 CHECKPOINT_NETWORKS = {"alexnet": alexnet.AlexNet, "vgg16": lambda: VGG(16)}
@@ -103,6 +96,21 @@ def spec_of(tmp_path_factory):
     return spec
 
 
+@pytest.fixture(scope="module")
+def encoder_of(spec_of):
+    """Encoders by name, each loaded once; those of large checkpoints are not held."""
+    loaded = {}
+
+    def encoder(name):
+        if name in CHECKPOINT_NETWORKS:
+            return load_encoder(spec_of(name))
+        if name not in loaded:
+            loaded[name] = load_encoder(spec_of(name))
+        return loaded[name]
+
+    return encoder
+
+
 GRIDS = {
     "efficientnet_lite0": (7, 7, 1280),
     "efficientnet_lite1": (8, 8, 1280),
@@ -121,49 +129,50 @@ WIDTHS = {**dict.fromkeys(LITE, 1280), "alexnet": 4096, "vgg16": 4096, "clip": 2
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_every_encoder_keeps_the_contract(spec_of, name):
-    spec = spec_of(name)
-    encoder = load_encoder(spec)
+def test_every_encoder_keeps_the_contract(spec_of, encoder_of, name):
+    spec, encoder = spec_of(name), encoder_of(name)
     assert encoder.width == WIDTHS[name]
+    assert encoder.feature_shape == (encoder.width,)
     photos = [noise(0), noise(1, (60, 90)), noise(2, (64, 64))]
-    pixels = torch.from_numpy(np.stack([encoder.preprocessing(photo) for photo in photos]))
+    pixels = np.stack([encoder.preprocessing(photo) for photo in photos])
     together = encoder(pixels)
     assert isinstance(together, ImageFeatures)
     assert together.pooled.shape == (3, encoder.width)
-    assert together.pooled.dtype == torch.float32
-    assert together.pooled.isfinite().all()
-    assert (together.pooled[0] - together.pooled[1]).abs().max() > 1e-4
+    assert together.pooled.dtype == np.float32
+    assert np.isfinite(together.pooled).all()
+    assert np.abs(together.pooled[0] - together.pooled[1]).max() > 1e-4
     if GRIDS[name] is None:
         assert together.grid is None
     else:
         assert together.grid.shape == (3, *GRIDS[name])
-        assert together.grid.isfinite().all()
+        assert np.isfinite(together.grid).all()
     for i in range(3):
         alone = encoder(pixels[i : i + 1])
-        assert (alone.pooled[0] - together.pooled[i]).abs().max() <= 1e-4
+        assert np.abs(alone.pooled[0] - together.pooled[i]).max() <= 1e-4
         if together.grid is not None:
-            assert (alone.grid[0] - together.grid[i]).abs().max() <= 1e-4
+            assert np.abs(alone.grid[0] - together.grid[i]).max() <= 1e-4
     described = encoder.describe()
     assert json.loads(json.dumps(described))["name"] == spec
     assert (described["width"], described["fingerprint"]) == (encoder.width, encoder.fingerprint)
     assert Preprocessing.from_dict(json.loads(json.dumps(described["preprocessing"]))) == encoder.preprocessing
-    assert not any(parameter.requires_grad for parameter in encoder.parameters())
-    assert not encoder.training
+    assert not any(parameter.requires_grad for parameter in module_of(encoder).parameters())
+    assert not any(module.training for module in module_of(encoder).modules())
     assert load_encoder(spec).fingerprint == encoder.fingerprint
 
 
 @pytest.mark.parametrize("name", LITE)
-def test_pooled_features_of_a_lite_network_are_the_mean_of_its_grid(name):
-    encoder = load_encoder(name)
-    features = encoder(torch.tensor(encoder.preprocessing(noise())[None]))
-    assert (features.grid.mean((1, 2)) - features.pooled).abs().max() <= 1e-5
+def test_pooled_features_of_a_lite_network_are_the_mean_of_its_grid(encoder_of, name):
+    encoder = encoder_of(name)
+    features = encoder(encoder.preprocessing(noise())[None])
+    assert np.abs(features.grid.mean((1, 2)) - features.pooled).max() <= 1e-5
 
 
 @pytest.mark.parametrize("name", HUGGINGFACE)
-def test_huggingface_features_are_those_of_the_model_and_its_own_processor(spec_of, name):
+def test_huggingface_features_are_those_of_the_model_and_its_own_processor(spec_of, encoder_of, name):
     transformers = pytest.importorskip("transformers")
     folder = spec_of(name).partition(":")[2]
-    encoder = load_encoder(spec_of(name))
+    encoder = encoder_of(name)
+    normalised = encoder.network.module
     model, processor = (
         transformers.AutoModel.from_pretrained(folder),
         transformers.AutoImageProcessor.from_pretrained(folder),
@@ -172,7 +181,7 @@ def test_huggingface_features_are_those_of_the_model_and_its_own_processor(spec_
         photo = noise(3, size)
         pixels = processor(photo, return_tensors="pt")["pixel_values"]
         ours = torch.tensor(encoder.preprocessing(photo)).float()
-        ours = ((ours - encoder.mean) / encoder.std).permute(2, 0, 1)
+        ours = ((ours - normalised.mean) / normalised.std).permute(2, 0, 1)
         assert ours.shape == pixels.shape[1:]
         assert (ours - pixels[0]).abs().max() <= 0.02
     with torch.inference_mode():
@@ -181,7 +190,8 @@ def test_huggingface_features_are_those_of_the_model_and_its_own_processor(spec_
             pooled = getattr(output, "pooler_output", output)
         else:
             pooled = model(pixel_values=ours[None]).pooler_output.flatten(1)
-    assert (encoder.network(ours[None])[0] - pooled).abs().max() <= 1e-4
+    assert (normalised.network(ours[None])[0] - pooled).abs().max() <= 1e-4
+    assert np.abs(encoder(encoder.preprocessing(photo)[None]).pooled - pooled.numpy()).max() <= 1e-4
 
 
 @pytest.mark.parametrize(
@@ -227,7 +237,7 @@ def test_a_checkpoint_without_a_pooler_gives_its_class_token_and_never_random_we
     pixels = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         expected = classifier.eval().vit(pixel_values=pixels).last_hidden_state[:, 0]
-    assert (encoder.network(pixels)[0] - expected).abs().max() <= 1e-5
+    assert (module_of(encoder)(pixels)[0] - expected).abs().max() <= 1e-5
     with pytest.raises(ValueError, match="has no pooler"):
         load_encoder(f"stem:1:huggingface:{tmp_path}")
     weights = load_file(tmp_path / "model.safetensors")
@@ -239,11 +249,12 @@ def test_a_checkpoint_without_a_pooler_gives_its_class_token_and_never_random_we
 
 @pytest.mark.parametrize("variant", range(3))
 @pytest.mark.parametrize("name", ["chelsea", "coffee"])
-def test_lite_networks_know_imagenet(name, variant):
+def test_lite_networks_know_imagenet(encoder_of, name, variant):
     photo = getattr(pytest.importorskip("skimage.data"), name)()
-    encoder = load_encoder(f"efficientnet_lite{variant}")
-    features = encoder(torch.tensor(encoder.preprocessing(Image.fromarray(photo))[None]))
-    assert encoder.network.classify(features.pooled).argmax().item() == {"chelsea": 285, "coffee": 967}[name]
+    encoder = encoder_of(f"efficientnet_lite{variant}")
+    features = encoder(encoder.preprocessing(Image.fromarray(photo))[None])
+    weight, bias = encoder.classifier
+    assert (features.pooled @ weight.T + bias).argmax() == {"chelsea": 285, "coffee": 967}[name]
 
 
 @pytest.mark.parametrize("variant", range(3))
@@ -252,7 +263,7 @@ def test_folding_batch_norms_changes_nothing(variant):
     x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         pooled, grid = plain(x)
-        folded = Encoder("folded", copy.deepcopy(plain), plain.preprocessing, 1280).network
+        folded = module_of(torch_encoder("folded", copy.deepcopy(plain), plain.preprocessing, 1280))
         assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
         again = folded(x)
     assert (again[0] - pooled).abs().max() <= 1e-4
@@ -407,13 +418,12 @@ def test_published_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch, na
 
 
 def test_a_checkpoint_loads_from_pth_and_safetensors_alike(small_alexnet, tmp_path):
-
     state = small_alexnet.state_dict()
     torch.save(state, tmp_path / "a.pth")
     save_file(state, tmp_path / "a.safetensors")
     one, two = (load_encoder(f"alexnet:{tmp_path / name}") for name in ("a.pth", "a.safetensors"))
     assert one.fingerprint == two.fingerprint
-    assert torch.equal(one.network.features[0].weight, small_alexnet.features[0].weight)
+    assert torch.equal(module_of(one).features[0].weight, small_alexnet.features[0].weight)
 
 
 class Network(nn.Module):
@@ -441,7 +451,7 @@ SMALL = Preprocessing(8, (127.0,) * 3, (128.0,) * 3)
 
 
 def tiny(**options):
-    return Encoder("tiny", Network(**options), SMALL, 6)
+    return torch_encoder("tiny", Network(**options), SMALL, 6)
 
 
 def oracle(path):
@@ -475,23 +485,27 @@ def test_the_fingerprint_follows_weights_and_preprocessing():
         changed.convolution.bias[0] += 1e-3
     renamed = replace(SMALL, interpolation="bilinear")
     assert tiny().fingerprint == tiny().fingerprint
-    others = [Encoder("tiny", changed, SMALL, 6), Encoder("tiny", Network(), renamed, 6)]
-    assert len({tiny().fingerprint, *(encoder.fingerprint for encoder in others)}) == 3
+    others = [
+        torch_encoder("tiny", changed, SMALL, 6),
+        torch_encoder("tiny", Network(), renamed, 6),
+        torch_encoder("tiny", Network(), SMALL, 6, "of another structure"),
+    ]
+    assert len({tiny().fingerprint, *(encoder.fingerprint for encoder in others)}) == 4
 
 
-@pytest.mark.parametrize(("batch", "workers"), [(1, 0), (3, 0), (3, 2), (8, 0), (100, 0)])
-def test_encode_gives_positions_and_errors(tmp_path, batch, workers):
+@pytest.mark.parametrize(("batch", "threads"), [(1, None), (3, None), (3, 1), (3, 5), (8, None), (100, None)])
+def test_encode_gives_positions_and_errors(tmp_path, batch, threads):
     paths = photo_files(tmp_path, 7)
     (tmp_path / "empty.jpg").write_bytes(b"")
     sources = [paths[0], tmp_path / "absent.jpg", *paths[1:], tmp_path / "empty.jpg", b"nonsense"]
     encoder = tiny()
     positions, errors, pooled = [], [], []
-    for done, features, bad in encoder.encode(sources, batch=batch, workers=workers):
+    for done, features, bad in encoder.encode(sources, batch=batch, threads=threads):
         assert 0 < len(done) + len(bad) <= batch
         assert (features is None) == (not done)
         positions += done
         errors += bad
-        pooled += [] if features is None else features.pooled.half().numpy().tolist()
+        pooled += [] if features is None else features.pooled.astype(np.float16).tolist()
     assert positions == [0, 2, 3, 4, 5, 6, 7]
     assert [error.name for error in errors] == [str(sources[1]), str(sources[8]), "<8 bytes>"]
     assert np.allclose(pooled, [oracle(path) for path in paths], atol=2e-3)
@@ -516,7 +530,7 @@ def test_encode_may_be_closed_early(tmp_path):
     batches = encoder.encode(photo_files(tmp_path, 3) * 50, batch=2)
     list(itertools.islice(batches, 2))
     batches.close()
-    assert encoder.network.photos == 4
+    assert module_of(encoder).photos == 4
 
 
 def test_the_cache_encodes_every_photo_once(tmp_path, cache_folder):
@@ -529,13 +543,13 @@ def test_the_cache_encodes_every_photo_once(tmp_path, cache_folder):
     assert np.allclose(rows, [oracle(path) for path in paths], atol=2e-3)
     assert steps == sorted(steps)
     assert steps[-1] == (11, 11)
-    assert encoder.network.photos == 11
+    assert module_of(encoder).photos == 11
     again, *_ = FeatureCache(encoder, cache_folder).features(paths[::-1])
     assert (again == rows[::-1]).all()
-    assert encoder.network.photos == 11
+    assert module_of(encoder).photos == 11
     more, *_ = cache.features([*paths, *photo_files(tmp_path, 2, start=20)])
     assert (more[:11] == rows).all()
-    assert encoder.network.photos == 13
+    assert module_of(encoder).photos == 13
 
 
 def files_of(cache):
@@ -558,7 +572,7 @@ def test_the_same_content_under_other_names_shares_a_row(tmp_path):
         copy_path.write_bytes(path.read_bytes())
     encoder = tiny()
     rows, positions, _ = FeatureCache(encoder, tmp_path / "cache").features([path, *copies, path])
-    assert encoder.network.photos == 1
+    assert module_of(encoder).photos == 1
     assert positions == [0, 1, 2, 3, 4]
     assert (rows == rows[0]).all()
 
@@ -573,12 +587,35 @@ def test_changed_content_under_the_same_name_is_encoded_again(tmp_path):
     assert np.allclose(after[0], oracle(path), atol=2e-3)
 
 
+def test_a_file_written_again_within_its_clocks_tick_is_read_again(tmp_path):
+    (path,) = photo_files(tmp_path, 1)
+    ahead = time.time_ns() + 3600 * 10**9
+    content = path.read_bytes()
+    cache = FeatureCache(tiny(), tmp_path / "cache")
+    os.utime(path, ns=(ahead, ahead))
+    before, *_ = cache.features([path])
+    noise(99, (12, 10)).save(path)
+    assert path.stat().st_size == len(content)
+    os.utime(path, ns=(ahead, ahead))
+    after, *_ = cache.features([path])
+    assert (before != after).any()
+
+
+def test_a_file_that_stays_as_it_is_is_read_once(tmp_path, monkeypatch):
+    (path,) = photo_files(tmp_path, 1)
+    os.utime(path, (0, 0))
+    cache = FeatureCache(tiny(), tmp_path / "cache")
+    rows, *_ = cache.features([path])
+    monkeypatch.setattr("mrnn.encoders.cache.sha256", lambda path: pytest.fail("read again"))
+    assert (cache.features([path])[0] == rows).all()
+
+
 def test_encoders_with_other_weights_do_not_share_a_cache(tmp_path):
     changed = Network()
     nn.init.zeros_(changed.convolution.weight)
     paths = photo_files(tmp_path, 2)
     rows, *_ = FeatureCache(tiny(), tmp_path / "cache").features(paths)
-    others, *_ = FeatureCache(Encoder("tiny", changed, SMALL, 6), tmp_path / "cache").features(paths)
+    others, *_ = FeatureCache(torch_encoder("tiny", changed, SMALL, 6), tmp_path / "cache").features(paths)
     assert (rows != others).any()
 
 
@@ -612,9 +649,9 @@ def test_features_that_are_not_finite_name_the_photo_and_keep_what_was_before(tm
     cache = FeatureCache(encoder, tmp_path / "cache")
     with pytest.raises(ValueError, match=rf"{paths[17].name}: tiny gives features that are not finite"):
         cache.features(paths)
-    encoder.network.photos = 0
+    module_of(encoder).photos = 0
     rows, *_ = cache.features(paths[:16])
-    assert encoder.network.photos == 0
+    assert module_of(encoder).photos == 0
     assert np.allclose(rows, [oracle(path) for path in paths[:16]], atol=2e-3)
 
 
@@ -649,9 +686,9 @@ def test_an_interruption_loses_nothing_that_was_whole(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         cache.features(paths, progress=interrupt)
-    assert encoder.network.photos < 30
+    assert module_of(encoder).photos < 30
     rows, *_ = cache.features(paths)
-    assert encoder.network.photos == 30
+    assert module_of(encoder).photos == 30
     assert np.allclose(rows, [oracle(path) for path in paths], atol=2e-3)
 
 
@@ -671,12 +708,12 @@ def test_files_cut_at_any_byte_never_give_a_wrong_row(whole_cache, kept_rows, ke
     stored, lines = files_of(cache)
     stored.write_bytes(row_bytes[:kept_rows])
     lines.write_bytes(line_bytes[:kept_lines])
-    cache.encoder.network.photos = 0
+    module_of(cache.encoder).photos = 0
     again, positions, errors = cache.features(paths)
     assert positions == list(range(10))
     assert not errors
     assert np.allclose(again, rows, atol=2e-3)
-    assert cache.encoder.network.photos == 10 - min(kept_rows // 12, kept_lines // 65)
+    assert module_of(cache.encoder).photos == 10 - min(kept_rows // 12, kept_lines // 65)
     assert (stored.stat().st_size, lines.stat().st_size) == (len(row_bytes), len(line_bytes))
 
 
@@ -709,7 +746,7 @@ def test_two_processes_at_once_do_not_corrupt_the_cache(tmp_path):
     encoder = tiny()
     cache = FeatureCache(encoder, tmp_path / "cache")
     rows, *_ = cache.features(paths)
-    assert encoder.network.photos == 0
+    assert module_of(encoder).photos == 0
     assert np.allclose(rows, [oracle(path) for path in paths], atol=2e-3)
     stored, lines = files_of(cache)
     assert stored.stat().st_size // 12 == lines.stat().st_size // 65

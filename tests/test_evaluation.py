@@ -9,15 +9,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_models import make, photos
+from tiny import VOCABULARY, make, photos
 
 from mrnn.evaluation import caption_metrics, evaluate_captions, evaluate_likelihood
 from mrnn.evaluation.captions import bleu, penn_treebank
-from mrnn.generation import GenerationConfig
-from mrnn.text import SIGNS, Vocabulary
+from mrnn.models.hand import TorchRuntime
+from mrnn.pipeline import Pipeline
+from mrnn.tasks.generation import GenerationConfig
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="the tokeniser and METEOR need Java")
-VOCABULARY = Vocabulary([*SIGNS, *(f"w{i}" for i in range(20))])
+
+
+def no_photos():
+    raise AssertionError("photos are encoded already")
+
+
+def pipeline(model) -> Pipeline:
+    return Pipeline(TorchRuntime(model, "mrnn"), VOCABULARY, no_photos)
 
 
 @needs_java
@@ -94,7 +102,7 @@ def test_an_untrained_model_is_as_perplexed_as_its_vocabulary_is_large():
         for parameter in model.parameters():
             parameter.zero_()
     captions = [("W1 w2.", "w3"), ("w4 never",)]
-    figures = evaluate_likelihood(model, VOCABULARY, captions, photos(2))
+    figures = evaluate_likelihood(pipeline(model), captions, photos(2).numpy())
     assert figures["perplexity"] == pytest.approx(len(VOCABULARY))
     assert figures["bits"] == pytest.approx(math.log2(len(VOCABULARY)))
     assert figures["tokens"] == 8
@@ -104,7 +112,9 @@ def test_an_untrained_model_is_as_perplexed_as_its_vocabulary_is_large():
 @needs_java
 def test_captions_of_a_model_are_measured():
     references = [("w1 w2 w3",), ("w4 w5",), ("w6",), ("w7 w8",)]
-    metrics, captions = evaluate_captions(make("mrnn"), VOCABULARY, references, photos(4), GenerationConfig(beam=2))
+    pipe, features = pipeline(make("mrnn")), photos(4).numpy()
+    metrics, captions = evaluate_captions(pipe, references, features, GenerationConfig(beam=2))
     assert len(captions) == 4
+    assert [c.tokens for c in captions] == [several[0].tokens for several in pipe.caption_features(features, beam=2)]
     assert {"BLEU-4", "CIDEr", "METEOR", "ROUGE-L"} <= set(metrics)
     assert all(isinstance(value, float) for value in metrics.values())

@@ -9,11 +9,13 @@ import torch
 from made import photo, pipeline
 from PIL import Image
 
-from mrnn.explanation import GUESS, Familiarity, cell_box, explain, occlusion, said_of_nearest
-from mrnn.likelihood import token_log_probabilities
 from mrnn.models import MLBLB, MRNN, MLBLBConfig, MRNNConfig
+from mrnn.models.hand import TorchRuntime
 from mrnn.pipeline import load
-from mrnn.retrieval import Retriever
+from mrnn.tasks.explanation import explain, said_of_nearest
+from mrnn.tasks.familiarity import GUESS, Familiarity
+from mrnn.tasks.likelihood import token_log_probabilities
+from mrnn.tasks.retrieval import Retriever
 from mrnn.text import SIGNS, Vocabulary
 
 VOCABULARY = Vocabulary([*SIGNS, "a", "dog", "runs", "fast", "red"])
@@ -25,18 +27,17 @@ V, D = len(VOCABULARY), 6
 def model(request):
     torch.manual_seed(1)
     if request.param == "mrnn":
-        return MRNN(MRNNConfig(embedding=4, word=5, recurrent=5, multimodal=7), V, D).eval()
-    return MLBLB(MLBLBConfig(word=7, context=3), V, D).eval()
+        return TorchRuntime(MRNN(MRNNConfig(embedding=4, word=5, recurrent=5, multimodal=7), V, D), "mrnn")
+    return TorchRuntime(MLBLB(MLBLBConfig(word=7, context=3), V, D), "mlbl-b")
 
 
 @pytest.fixture
 def parts(model):
-    with torch.inference_mode():
-        grid = torch.randn(3, 4, D, generator=torch.Generator().manual_seed(2))
-        cells = model.encode_image(grid.flatten(0, 1)).unflatten(0, (3, 4))
-        image = model.encode_image(grid.mean((0, 1))[None])[0]
-        references = model.encode_image(torch.randn(9, D, generator=torch.Generator().manual_seed(3)))
-    return image.clone(), references.clone(), cells.clone()
+    grid = np.random.default_rng(2).standard_normal((3, 4, D), np.float32)
+    cells = model.encode_cells(grid.reshape(-1, D)).reshape(3, 4, -1)
+    image = model.encode_image(grid.mean((0, 1))[None])[0]
+    references = model.encode_image(np.random.default_rng(3).standard_normal((9, D), np.float32))
+    return image, references, cells
 
 
 def test_evidence_adds_up_to_the_normalised_score(model, parts):
@@ -53,11 +54,11 @@ def test_evidence_adds_up_to_the_normalised_score(model, parts):
 def test_branches_add_up_to_all_against_nothing(model, parts):
     image, references, _ = parts
     words = explain(model, VOCABULARY, SENTENCE, image, references)
-    nothing = model.logits(torch.zeros(7), references.mean(0)).log_softmax(-1)
+    nothing = model.distribution(np.zeros((1, 7), np.float32), references.mean(0)[None])[0]
     for word, target in zip(words, [*SENTENCE, VOCABULARY.end], strict=True):
         expected = (word.log_probability - nothing[target].item()) / math.log(2)
         assert sum(word.branches.values()) == pytest.approx(expected, abs=1e-4)
-        assert set(word.branches) == ({"word", "recurrent", "image"} if isinstance(model, MRNN) else {"text", "image"})
+        assert set(word.branches) == ({"word", "recurrent", "image"} if model.name == "mrnn" else {"text", "image"})
         assert word.heat is None
 
 
@@ -71,35 +72,23 @@ def test_heat_adds_up_to_what_the_image_says_beyond_the_mean_image(model, parts)
         assert word.heat.sum() == pytest.approx((a - b) / math.log(2), abs=1e-4)
 
 
-def test_occlusion_greys_out_one_cell_after_the_other():
-    image = Image.fromarray(np.zeros((30, 40, 3), np.uint8))
-    image.paste((250, 250, 250), cell_box(image.size, 3, 4, 1, 2))
-
-    def score(photos):
-        """One word, likelier the more of the white cell is left."""
-        return torch.tensor([[float(np.asarray(p).max() > 200)] for p in photos])
-
-    lost = occlusion(image, 3, 4, score)
-    assert lost.shape == (1, 3, 4)
-    assert lost[0, 1, 2] == pytest.approx(1 / math.log(2))
-    assert lost.sum() == pytest.approx(1 / math.log(2))
-
-
 def test_familiarity_is_a_percentile_of_the_references_own_distances():
-    generator = torch.Generator().manual_seed(0)
-    references = torch.randn(400, 8, generator=generator)
+    rng = np.random.default_rng(0)
+    references = rng.standard_normal((400, 8), np.float32)
     familiarity = Familiarity(references)
-    like = torch.randn(400, 8, generator=generator)
+    like = rng.standard_normal((400, 8), np.float32)
     assert familiarity.percentile(like).mean() == pytest.approx(0.5, abs=0.06)
-    assert (familiarity.percentile(like) > 0.99).float().mean() < 0.04
+    assert (familiarity.percentile(like) > 0.99).mean() < 0.04
     assert familiarity.percentile(like + 50).min() == 1
-    assert (familiarity.percentile(references) <= 0.99).float().mean() > 0.97
+    assert (familiarity.percentile(references) <= 0.99).mean() > 0.97
+    assert familiarity.unfamiliar(like + 50) == [True] * 400
+    assert familiarity.unfamiliar(like) == (familiarity.percentile(like) > 0.99).tolist()
 
 
 def test_support_is_said_of_the_nearest_and_shares_words():
-    training = torch.tensor([[1.0, 0.0], [0.9, 0.1], [-1.0, 0.0]])
+    training = np.array([[1.0, 0.0], [0.9, 0.1], [-1.0, 0.0]], np.float32)
     captions = [("the cat sleeps", "a dog is here"), ("a car",), ("a red dog runs",)]
-    support = said_of_nearest(torch.tensor([1.0, 0.0]), training, captions, SENTENCE, VOCABULARY, 2)
+    support = said_of_nearest(np.array([1.0, 0.0], np.float32), training, captions, SENTENCE, VOCABULARY, 2)
     assert support == ("a dog is here", "a car")
 
 
@@ -112,16 +101,20 @@ def saved(tmp_path_factory):
     return folder
 
 
-def test_a_photo_is_explained(saved, tmp_path):
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+def test_a_photo_is_explained(saved, tmp_path, runtime):
     red = photo(tmp_path / "red.jpg", "red")
-    found = load(saved).explain(red)
+    pipe = load(saved, runtime)
+    found = pipe.explain(red)
     assert found.words[0].heat.shape == (9, 9)
     assert found.text.split() == [w.token for w in found.words[:-1]]
-    given = load(saved).explain(red, "a large red square")
+    given = pipe.explain(red, "a large red square")
     assert given.heat.shape == (9, 9)
-    assert not given.familiar
+    assert not given.familiar and given.note == GUESS
+    for word, fields in zip(given.words, given.as_dict()["words"], strict=True):
+        assert fields["token"] == word.token and fields["heat"] == word.heat.tolist()
     with pytest.raises(ValueError, match="no word"):
-        load(saved).explain(red, "...")
+        pipe.explain(red, "...")
     with pytest.raises(ValueError, match="reference images"):
         pipeline().explain(red)
 

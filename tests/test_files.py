@@ -3,7 +3,7 @@ import os
 import pytest
 from safetensors import SafetensorError
 
-from mrnn.files import atomic_path, remove_leftovers, write_json
+from mrnn.files import atomic_path, remove_leftovers, write_atomically, write_json
 
 
 def test_a_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -43,6 +43,26 @@ def test_a_link_stays_and_what_it_points_at_is_replaced(tmp_path):
     write_json(link, [2])
     assert link.is_symlink() and target.read_text() == "[\n  2\n]\n"
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o022, 0o644)])
+def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path, umask, mode):
+    def saved(path):
+        with atomic_path(path) as temporary:
+            temporary.unlink()  # as writers that make a file of their own do
+            temporary.write_bytes(b"x")
+            temporary.chmod(0o666)
+
+    before = os.umask(umask)
+    try:
+        for _ in range(2):  # the second time there is a file already
+            write_atomically(tmp_path / "a.txt", b"x")
+            write_json(tmp_path / "a.json", {})
+            saved(tmp_path / "a.safetensors")
+    finally:
+        os.umask(before)
+    modes = {p.name: oct(p.stat().st_mode & 0o777) for p in tmp_path.iterdir()}
+    assert modes == {f"a.{kind}": oct(mode) for kind in ("txt", "json", "safetensors")}
 
 
 def test_what_is_no_file_is_written_into(tmp_path):

@@ -1,56 +1,88 @@
-"""The house plan: a room imports only rooms below it."""
+"""The house plan: a room imports only rooms below it, and use needs no PyTorch."""
 
 import ast
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "mrnn"
-FLOORS = [
+# From the ground up. The workshop stands beside: its rooms may use those of use, never the other way round.
+USE = [
+    "version",
+    "workshop",
     "files",
-    "workers",
+    "threads",
     "text",
     "images",
+    "cider",
     "corpora",
     "encoders",
-    "models",
-    "precision",
-    "likelihood",
-    "generation",
-    "cider",
-    "training",
-    "consensus",
-    "retrieval",
-    "explanation",
-    "evaluation",
     "model_card",
+    "runtime",
+    "tasks",
+    "draw",
     "pipeline",
-    "recipes",
-    "reproduce",
+    "evaluation",
     "library",
     "web",
     "demo",
     "cli",
     "__main__",
 ]
+WORKSHOP = ["networks", "models", "training", "recipes", "reproduce"]
+TORCH = ("torch", "transformers", "onnx")
 
 
-def imported(path: Path):
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def files():
+    return [path for path in SOURCE.rglob("*.py") if room_of(path) != "__init__"]
+
+
+def modules(path: Path):
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mrnn."):
-            yield node.module.split(".")[1]
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def rooms_imported(path: Path):
+    return {module.split(".")[1] for module in modules(path) if module.startswith("mrnn.")}
 
 
 def test_a_room_imports_only_rooms_below_it():
-    for path in SOURCE.rglob("*.py"):
-        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-        if room == "__init__":
-            continue
-        for below in imported(path):
-            assert FLOORS.index(below) <= FLOORS.index(room), f"{path} imports mrnn.{below}"
+    for path in files():
+        room = room_of(path)
+        for below in rooms_imported(path):
+            if room in WORKSHOP and below in USE:
+                continue
+            floors = WORKSHOP if room in WORKSHOP else USE
+            assert below in floors, f"{path} imports mrnn.{below} of the workshop; it is asked for by workshop()"
+            assert floors.index(below) <= floors.index(room), f"{path} imports mrnn.{below}"
+
+
+def test_nothing_but_the_workshop_imports_pytorch():
+    for path in files():
+        if room_of(path) in USE:
+            assert not {module.split(".")[0] for module in modules(path)} & set(TORCH), path
+
+
+def test_no_room_asks_which_model_it_holds():
+    from mrnn.models import MODELS
+
+    special = {kind.__name__ for kind in MODELS.values()} | {kind.Config.__name__ for kind in MODELS.values()}
+    for path in files():
+        defined = {n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ClassDef)}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass"):
+                asked = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+                assert not asked & special - defined, f"{path} line {node.lineno} asks for {asked & special}"
 
 
 def test_every_room_is_on_the_plan():
     rooms = {p.name.removesuffix(".py") for p in SOURCE.iterdir() if not p.name.startswith(("__init__", "__pycache__"))}
-    assert rooms - {"bundled"} == set(FLOORS)
+    assert rooms - {"bundled"} == set(USE) | set(WORKSHOP)
     plan = (SOURCE.parents[1] / "docs" / "architecture.md").read_text()
     for room in rooms - {"bundled", "__main__"}:
         assert f"`{room}" in plan or f"{room}.py`" in plan, room

@@ -1,13 +1,17 @@
 import math
 
+import numpy as np
 import pytest
 import torch
-from test_models import every_model, make, photos
+from tiny import VOCABULARY, make, photos
 
-from mrnn.likelihood import IGNORED, Batch, pair_log_likelihood, perplexity, token_log_probabilities
-from mrnn.text import SIGNS, Vocabulary
+from mrnn.models import MODELS
+from mrnn.models.hand import TorchRuntime
+from mrnn.tasks import likelihood
+from mrnn.tasks.likelihood import log_likelihood_of, perplexity, token_log_probabilities
+from mrnn.training.batch import IGNORED, Batch
 
-VOCABULARY = Vocabulary([*SIGNS, *(f"w{i}" for i in range(20))])
+every_model = pytest.mark.parametrize("name", MODELS)
 SENTENCES = [[3, 4, 5], [6], [7, 8, 9, 10, 11, 2], [], [3, 3]]
 
 
@@ -20,16 +24,24 @@ def naive(model, sentence, features):
 
 
 @every_model
-def test_log_likelihoods_equal_one_softmax_a_word(name):
+def test_log_likelihoods_equal_one_softmax_a_word(name, monkeypatch):
     model, features = make(name), photos(3, name)
     images = [0, 2, 1, 0, 2]
     with torch.no_grad():
         expected = [naive(model, s, features[i]) for s, i in zip(SENTENCES, images, strict=True)]
-    got = pair_log_likelihood(model, VOCABULARY, SENTENCES, images, features)
-    torch.testing.assert_close(got, torch.tensor([sum(e) for e in expected]), atol=1e-4, rtol=0)
-    tokens = token_log_probabilities(model, VOCABULARY, SENTENCES, model.encode_image(features)[images], batch=2)
+    runtime, features = TorchRuntime(model, name, tuple(features.shape[1:])), features.numpy()
+    got = log_likelihood_of(runtime, VOCABULARY, SENTENCES, images, features)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, [sum(e) for e in expected], atol=1e-4, rtol=0)
+    monkeypatch.setattr(likelihood, "BLOCK_ROWS", 2)
+    tokens = token_log_probabilities(runtime, VOCABULARY, SENTENCES, runtime.encode_image(features)[images])
     for one, other in zip(tokens, expected, strict=True):
         assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_no_sentences_have_no_log_likelihoods():
+    runtime = TorchRuntime(make("mrnn"), "mrnn")
+    assert log_likelihood_of(runtime, VOCABULARY, [], [], photos(2).numpy()).shape == (0,)
 
 
 def test_a_batch_has_start_end_and_ignored_padding():

@@ -1,59 +1,14 @@
 """One contract for every registered model; a new model is tested by being registered."""
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 import torch
+from tiny import D, V, make, photos, sentences
 
-from mrnn.models import (
-    MODELS,
-    MRNN,
-    Ensemble,
-    MRNNConfig,
-    NeuralLanguageModel,
-    NGram,
-    build_model,
-    map_state,
-    model_name,
-)
+from mrnn.models import MODELS, MRNN, MRNNConfig, NeuralLanguageModel, build_model, map_state, model_name
 from mrnn.models.dropout import ByteDropout
-from mrnn.models.told import Told
-from mrnn.text import SIGNS, Vocabulary
 
-V, D = 23, 7
 every_model = pytest.mark.parametrize("name", MODELS)
-
-
-def make(name: str, **options):
-    torch.manual_seed(0)
-    model_class = MODELS[name]
-    sizes = {"embedding": 6, "word": 8, "recurrent": 8, "multimodal": 10, "context": 3, "factors": 9}
-    sizes |= {"width": 8, "heads": 2, "layers": 2, "attention": 5}
-    known = {field.name for field in fields(model_class.Config)}
-    model = model_class(model_class.Config(**{k: v for k, v in {**sizes, **options}.items() if k in known}), V, D)
-    if isinstance(model, NGram):
-        model.count(many_sentences(), Vocabulary([*SIGNS, *(f"w{i}" for i in range(V - 3))]))
-    for buffer in (b for n, b in model.named_buffers() if n == "feature_mean"):
-        buffer.uniform_(-1, 1)
-    return model.eval()
-
-
-def many_sentences(n=400, vocabulary=V):
-    """Sentences of words whose frequencies fall as in language, so that every count of counts occurs."""
-    generator = torch.Generator().manual_seed(5)
-    weights = 1 / torch.arange(1, vocabulary - 2).float() ** 1.2
-    lengths = torch.randint(1, 9, (n,), generator=generator).tolist()
-    return [(torch.multinomial(weights, k, True, generator=generator) + 3).tolist() for k in lengths]
-
-
-def sentences(batch=4, length=6):
-    return torch.randint(0, V, (batch, length), generator=torch.Generator().manual_seed(1))
-
-
-def photos(n=4, name="mrnn"):
-    shape = (n, 4, D) if MODELS[name].uses_regions else (n, D)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
 
 
 @every_model
@@ -181,7 +136,9 @@ def test_mrnn_has_the_papers_sizes():
     assert model.config.dropout_image == model.config.dropout_multimodal == model.config.dropout_word == 0
 
 
-@pytest.mark.parametrize("options", [{"word": 0}, {"dropout_image": 1.0}, {"dropout_word": -0.1}])
+@pytest.mark.parametrize(
+    "options", [{"word": 0}, {"dropout_image": 1.0}, {"dropout_image": 0.999}, {"dropout_word": -0.1}]
+)
 def test_mrnn_refuses_impossible_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         MRNNConfig(**options)
@@ -208,51 +165,22 @@ def test_byte_dropout_drops_its_share_and_keeps_the_mean(share):
     assert columns.std() < 0.05, "every place is dropped about as often"
 
 
-def test_an_ensemble_is_its_members_mean_log_probability():
-    members = [make("mrnn"), make("mrnn-regions"), make("transformer")]
-    ensemble = Ensemble(members).eval()
-    tokens, features = sentences(), photos(name="mrnn-regions")
-    alone = [m(tokens, features if m.uses_regions else features[:, 0]).log_softmax(-1) for m in members]
-    expected = torch.stack(alone).mean(0).log_softmax(-1)
-    torch.testing.assert_close(ensemble(tokens, features).log_softmax(-1), expected)
-    state, steps = None, []
-    for word in tokens.unbind(1):
-        text, state = ensemble.encode_text(word[:, None], state)
-        steps.append(ensemble.logits(text[:, 0], ensemble.encode_image(features)))
-    torch.testing.assert_close(torch.stack(steps, 1), ensemble(tokens, features))
-    with pytest.raises(ValueError, match="same vocabulary"):
-        Ensemble([members[0], MRNN(MRNNConfig(), V + 1, D)])
+@every_model
+def test_the_pull_is_the_gradient_in_the_image_vector(name):
+    model = make(name)
+    image = model.encode_image(photos(name=name)).detach().requires_grad_()
+    text = model.encode_text(sentences())[0][:, -1].detach()
+    raised = torch.randn(len(text), V, generator=torch.Generator().manual_seed(3))
+    raised = raised - raised.mean(1, keepdim=True)
+    found = model.pull(text, image, raised)
+    if not model.trained_by_gradient:
+        assert not found.any()
+        return
+    (expected,) = torch.autograd.grad((raised * model.logits(text, image)).sum(), image)
+    torch.testing.assert_close(found, expected)
 
 
 @every_model
-def test_a_told_model_counts_the_sentences_with_the_model_as_their_prior(name):
-    model, vocabulary = make(name), Vocabulary([*SIGNS, *(f"w{i}" for i in range(V - 3))])
-    said, weights = [[5, 6, 5, 7], [5, 6, 8], [9]], [0.5, 2.0, 1.0]
-    told = Told(model, vocabulary, said, weights).eval()
-    tokens = torch.tensor([[vocabulary.start, 5, 6, 5], [vocabulary.start, 9, 6, 11]])
-    images = photos(2, name)
-    prior = model(tokens, images).softmax(-1).tolist()
-
-    def counted(history):
-        """Weighted counts of what follows a history in the sentences."""
-        count, n = dict.fromkeys(range(V), 0.0), len(history)
-        for sentence, weight in zip(said, weights, strict=True):
-            signed = [vocabulary.start, vocabulary.start, *sentence, vocabulary.end]
-            for i in range(2, len(signed)):
-                if signed[i - n : i] == history:
-                    count[signed[i]] += weight
-        return count
-
-    got = told(tokens, images).softmax(-1)
-    for row, words in enumerate(tokens.tolist()):
-        for t in range(len(words)):
-            past, p = [vocabulary.start, *words[: t + 1]], prior[row][t]
-            for n in (1, 2):
-                count = counted(past[-n:])
-                p = [(count[w] + p[w]) / (sum(count.values()) + 1) for w in range(V)]
-            assert got[row, t].tolist() == pytest.approx(p, abs=1e-6)
-    first, state = told.encode_text(tokens[:, :2])
-    second, _ = told.encode_text(tokens[:, 2:], state)
-    assert torch.allclose(torch.cat([first, second], 1), told.encode_text(tokens)[0], atol=1e-6)
-    silent = Told(model, vocabulary, said, [0.0] * 3)
-    assert torch.allclose(silent(tokens, images).softmax(-1), model(tokens, images).softmax(-1), atol=1e-6)
+def test_a_sentence_begins_where_no_state_begins(name):
+    model, tokens = make(name), sentences()
+    torch.testing.assert_close(model.encode_text(tokens, model.begin(len(tokens)))[0], model.encode_text(tokens)[0])

@@ -5,15 +5,18 @@ import math
 from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrnn.likelihood import token_log_probabilities
 from mrnn.models import NGram, NGramConfig
 from mrnn.models.arpa import load_arpa, save_arpa
+from mrnn.models.hand import TorchRuntime
 from mrnn.models.ngram import katz_discounts, kneser_ney_discounts
+from mrnn.runtime.ngram import NGramRuntime
+from mrnn.tasks.likelihood import token_log_probabilities
 from mrnn.text import SIGNS, Vocabulary
 
 V = 40
@@ -41,7 +44,8 @@ def log_p(model: NGram, history: list[int]) -> torch.Tensor:
 
 
 def scores(model: NGram, of: list[list[int]]) -> list[list[float]]:
-    return token_log_probabilities(model, WORDS, of, model.encode_image(torch.zeros(len(of), 4)))
+    runtime = TorchRuntime(model, "ngram")
+    return token_log_probabilities(runtime, WORDS, of, runtime.encode_image(np.zeros((len(of), 4), np.float32)))
 
 
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
@@ -186,3 +190,46 @@ def test_a_history_that_left_nothing_still_leaves_something():
     model = NGram(NGramConfig(order=2, smoothing="good-turing"), V, 4)
     model.count([*sentences(), *[[V - 1, V - 2]] * 50], WORDS)
     assert log_p(model, [WORDS.start, V - 1])[2:].isfinite().all()
+
+
+def plain_log_p(log_p, log_alpha, history: list[int], word: int) -> float:
+    """The back-off formula, word by word, from the dictionaries of `NGram.tables`."""
+    gram = (*history, word)
+    if gram in log_p[len(history)]:
+        return log_p[len(history)][gram]
+    if not history:
+        return -math.inf
+    left = log_alpha[len(history) - 1].get(tuple(history), 0.0)
+    return left + plain_log_p(log_p, log_alpha, history[1:], word)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_numpys_tables_give_the_distribution_of_the_torch_model(smoothing, order):
+    model = counted(order=order, smoothing=smoothing)
+    buffers = {name: buffer.numpy() for name, buffer in model.named_buffers()}
+    runtime = NGramRuntime(buffers, order, 4)
+    assert (runtime.vocabulary, runtime.feature_shape, runtime.image_width) == (V, (4,), order - 1)
+    assert not runtime.uses_image
+    image = runtime.encode_image(np.ones((3, 4), np.float32))
+    said = [s[:6] for s in sentences(200, 11) if len(s) >= 6][:3]
+    tokens = torch.tensor([[WORDS.start, *s] for s in said])
+    whole = model(tokens, torch.ones(3, 4))
+    log_p, log_alpha = model.tables()
+    state = runtime.begin(3)
+    for t, words in enumerate(tokens.numpy().T):
+        text, state = runtime.text(words, state)
+        got = runtime.distribution(text, image)
+        np.testing.assert_array_equal(got, whole[:, t].numpy())
+        np.testing.assert_allclose(np.exp(got.astype(np.float64)).sum(1), 1, atol=1e-5)
+        for row, before in zip(got, tokens[:, : t + 1].tolist(), strict=True):
+            past = before[-(order - 1) :]
+            expected = [plain_log_p(log_p, log_alpha, past, word) for word in range(V)]
+            np.testing.assert_allclose(row, expected, atol=1e-5)
+        asked = np.array([WORDS.end, 5, V - 1])
+        found = runtime.log_p(text, image, np.arange(3), asked)
+        np.testing.assert_array_equal(found, got[np.arange(3), asked])
+    # Sentences that are chosen, and repeated, go on from where they were.
+    text, _ = runtime.text(np.array([7, 7]), runtime.select(state, np.array([2, 2])))
+    (expected,) = model(torch.tensor([[*tokens[2].tolist(), 7]]), torch.ones(1, 4))[:, -1].numpy()
+    np.testing.assert_array_equal(runtime.distribution(text, image[:2]), [expected, expected])

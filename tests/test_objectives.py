@@ -6,17 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_models import make
 from test_training import CONFIG, VOCABULARY, made_data, small_model
+from tiny import make
 
 from mrnn.cider import CIDEr
-from mrnn.generation import draw
-from mrnn.likelihood import Batch, pair_log_likelihood, token_log_probabilities
 from mrnn.models import MRNN, MRNNClasses, MRNNConfig, class_words
 from mrnn.models.classes import ClassesConfig
+from mrnn.models.hand import TorchRuntime
+from mrnn.tasks.generation import draw
+from mrnn.tasks.likelihood import log_likelihood_of, token_log_probabilities
 from mrnn.text import SIGNS, Vocabulary
 from mrnn.training import CaptionData, ObjectiveConfig, train
 from mrnn.training.agreement import agreement_weights
+from mrnn.training.batch import Batch
 from mrnn.training.contrastive import Contrastive
 from mrnn.training.objective import Objective, bits
 from mrnn.training.self_critical import SelfCritical
@@ -92,29 +94,12 @@ def test_drawn_sentences_follow_the_models_distribution():
         p = model.logits(text[0], image)[0].double().softmax(-1)
     p[[vocabulary.start, vocabulary.unknown]] = 0
     p = p / p.sum()
-    (drawn,) = draw(model, vocabulary, image, 20000, max_length=3)
+    runtime, uniform = TorchRuntime(model, "mrnn"), np.random.default_rng(0).random
+    (drawn,) = draw(runtime, vocabulary, image.detach().numpy(), 20000, uniform, max_length=3)
     firsts = [s[0] if s else vocabulary.end for s in drawn]
     counts = torch.bincount(torch.tensor(firsts), minlength=23).double() / len(firsts)
     assert (counts - p).abs().max() < 5 * (0.25 / 20000) ** 0.5
     assert max(map(len, drawn)) <= 3
-
-
-def test_a_chunked_softmax_costs_the_same_and_has_the_same_gradient():
-    torch.manual_seed(0)
-    found = []
-    for softmax in ("full", "chunked"):
-        torch.manual_seed(1)
-        hidden = torch.randn(64, 16, requires_grad=True)
-        weight, bias = torch.randn(300, 16, requires_grad=True), torch.randn(300, requires_grad=True)
-        targets = torch.randint(0, 300, (64,))
-        if softmax == "chunked" and not hasattr(torch.nn.functional, "linear_cross_entropy"):
-            with pytest.raises(ValueError, match=r"2\.13"):
-                cross_entropy(hidden, weight, bias, targets, softmax)
-            return
-        cost = cross_entropy(hidden, weight, bias, targets, softmax)
-        cost.backward()
-        found.append([cost.detach(), hidden.grad, weight.grad, bias.grad])
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
 def test_a_sampled_softmax_estimates_the_whole():
@@ -136,13 +121,13 @@ def test_contrastive_scores_are_first_order_scores():
     image = model.encode_image(data.features[batch.images]).detach()
     centre, step = image.mean(0), 1e-2
     sentences = [data.sentences[i] for i in batch.images.tolist()]  # one sentence an image, in their order
-    scores = torch.empty(6, 6)
+    scores, runtime = torch.empty(6, 6), TorchRuntime(model, "mrnn")
     for j in range(6):
         there = centre + step * (image[j] - centre)
         back = centre - step * (image[j] - centre)
         a, b = (
-            torch.tensor([sum(t) for t in token_log_probabilities(model, VOCABULARY, sentences, at.expand(6, -1))])
-            for at in (there, back)
+            torch.tensor([sum(t) for t in token_log_probabilities(runtime, VOCABULARY, sentences, at)])
+            for at in (there.repeat(6, 1).numpy(), back.repeat(6, 1).numpy())
         )
         scores[:, j] = math.exp(0.7) * (a - b) / (2 * step)
     own = torch.arange(6)
@@ -174,6 +159,35 @@ def test_the_self_critical_gradient_raises_the_likely_reward():
         optimizer.step()
         rewards.append(reward.item())
     assert np.mean(rewards[-10:]) > 2 * np.mean(rewards[:10])
+
+
+def test_the_self_critical_term_ignores_the_mean_image():
+    model = make("mrnn")
+    photos = made_data(6)
+    data = photos.with_text([[5, 6], [7]])
+    assert SelfCritical(VOCABULARY, data, 3).row == {i: i for i in range(6)}, "no reference is of the mean image"
+
+    def measured(of, rows):
+        torch.manual_seed(0)
+        loss, reward = SelfCritical(VOCABULARY, of, 3)(model, rows, data.features[rows])
+        model.zero_grad()
+        loss.backward()
+        return loss.detach(), reward, [torch.zeros(()) if p.grad is None else p.grad for p in model.parameters()]
+
+    torch.testing.assert_close(measured(data, [0, 6, 3]), measured(photos, [0, 3]))
+    loss, reward, gradients = measured(data, [6])
+    assert loss == reward == 0 and not any(gradient.any() for gradient in gradients)
+
+
+def test_self_criticism_alone_learns_nothing_from_a_batch_without_photos(tmp_path):
+    objective = ObjectiveConfig(likelihood=0.0, self_critical=1.0)
+    config = replace(CONFIG, epochs=1, batch=2, together=True, objective=objective)
+    data = made_data(4).with_text(made_data(8, seed=1).sentences)
+    records = []
+    model = small_model()
+    train(model, VOCABULARY, data, made_data(4, seed=2), config, tmp_path, None, records.append)
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert "dev_perplexity" in records[-1]
 
 
 OBJECTIVES = {
@@ -267,9 +281,13 @@ def test_class_words_speak_for_what_the_classifier_sees():
     torch.testing.assert_close(several.mean(0, keepdim=True), whole)
     assert several[:, -2].argmax() == 0 and whole[0, -2] > 0, "the evidence for a cat is where the cat is"
     sentence = [[3, 4]]
-    seen, unseen = (pair_log_likelihood(model, vocabulary, sentence, [0], features) for features in (cat, nothing))
+
+    def score(model, features):
+        runtime = TorchRuntime(model, "mrnn-classes")
+        return log_likelihood_of(runtime, vocabulary, sentence, [0], features.numpy())
+
+    seen, unseen = score(model, cat), score(model, nothing)
     without = MRNNClasses(sizes, len(vocabulary), 7).eval()
     without.load_state_dict({**model.state_dict(), "a": torch.zeros(())})
-    plain = pair_log_likelihood(without, vocabulary, sentence, [0], cat)
-    assert seen > plain
-    torch.testing.assert_close(pair_log_likelihood(without, vocabulary, sentence, [0], nothing), unseen)
+    assert seen > score(without, cat)
+    np.testing.assert_allclose(score(without, nothing), unseen, rtol=1.3e-6, atol=1e-5)

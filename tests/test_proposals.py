@@ -273,10 +273,18 @@ def test_an_unknown_proposer_says_which_there_are(name):
         load_proposer(name)
 
 
-@pytest.mark.parametrize("name, module", [("selective-search", "cv2"), ("onnx:a.onnx", "onnxruntime")])
-def test_a_missing_package_names_the_extra(monkeypatch, name, module):
+MISSING = [
+    ("selective-search", "cv2", "regions"),
+    ("huggingface:a", "transformers", "hf"),
+    ("huggingface:a", "torch", "train"),
+]
+
+
+@pytest.mark.parametrize("name, module, extra", MISSING)
+def test_a_missing_package_names_the_extra(monkeypatch, name, module, extra):
+    monkeypatch.delitem(sys.modules, "mrnn.networks.detector", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match=r"pip install 'mrnn\[regions\]'"):
+    with pytest.raises(ValueError, match=rf"pip install 'mrnn\[{extra}\]'"):
         load_proposer(name)
 
 
@@ -297,7 +305,7 @@ def scored_boxes(draw):
     return np.hstack([corners, corners + sides]), draw(arrays(np.float32, k, elements=st.sampled_from([0, 0.5, 1])))
 
 
-@given(scored_boxes(), st.sampled_from([0, 0.25, 0.5, 1]), st.integers(0, 14))
+@given(scored_boxes(), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.integers(0, 14))
 def test_suppression_equals_its_oracle(made, overlap, top):
     boxes, scores = made
     kept = non_maximum_suppression(boxes, scores, overlap, top)

@@ -1,154 +1,142 @@
 import math
+import sys
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_models import every_model, make, photos
+from tiny import VOCABULARY, make, photos
 
 import mrnn
-from mrnn import likelihood
 from mrnn.corpora import read_corpus
 from mrnn.evaluation.ranking import chance_figures, confidence, ranks, recall_figures, retrieval_figures
-from mrnn.retrieval.exact import log_likelihood, pair_log_likelihood
-from mrnn.retrieval.first_order import first_order
-from mrnn.retrieval.index import VectorIndex
-from mrnn.retrieval.prefixes import encode_sentences
-from mrnn.retrieval.scores import SCORES, apply_score, fast_sentence_prior, sentence_prior
-from mrnn.text import SIGNS, Vocabulary
+from mrnn.models import MODELS
+from mrnn.models.hand import TorchRuntime
+from mrnn.tasks.retrieval import Retriever, first_order
+from mrnn.tasks.retrieval.exact import log_likelihood, pair_log_likelihood
+from mrnn.tasks.retrieval.prefixes import encode_sentences
+from mrnn.tasks.retrieval.scores import SCORES, apply_score, fast_sentence_prior, sentence_prior
 
-VOCABULARY = Vocabulary([*SIGNS, *(f"w{i}" for i in range(20))])
+every_model = pytest.mark.parametrize("name", MODELS)
 UNKNOWN = VOCABULARY.unknown
 SENTENCES = [[3, 4, 5], [3, 4], [3, 4, 5], [3, 9, 5, 6], [7], [UNKNOWN, UNKNOWN], list(range(3, 23)) * 3]
 words = st.lists(st.integers(2, 22).filter(lambda i: i != VOCABULARY.start), min_size=1, max_size=6)
 
 
-def naive(model, sentences, features):
-    """Every pair on its own, through the plain scorer."""
-    columns = [
-        likelihood.pair_log_likelihood(model, VOCABULARY, [s] * len(features), range(len(features)), features)
-        for s in sentences
-    ]
-    return torch.stack(columns, 1)
+def hand(name="mrnn"):
+    return TorchRuntime(make(name), name, tuple(photos(1, name).shape[1:]))
 
 
-def image_of(model, features):
-    with torch.inference_mode():
-        return model.encode_image(features)
+@torch.no_grad()
+def naive(runtime, sentences, features, vocabulary=VOCABULARY):
+    """Every sentence on its own, with each image: one softmax a word."""
+    scores, n = np.empty((len(features), len(sentences)), np.float32), len(features)
+    for i, sentence in enumerate(sentences):
+        logits = runtime.model(torch.tensor([[vocabulary.start, *sentence]] * n), torch.from_numpy(features))
+        targets = torch.tensor([[*sentence, vocabulary.end]] * n)
+        scores[:, i] = logits.double().log_softmax(-1).gather(2, targets[..., None]).sum((1, 2))
+    return scores
+
+
+def close(a, b, atol=1e-4, rtol=0.0):
+    np.testing.assert_allclose(a, b, atol=atol, rtol=rtol)
 
 
 @every_model
 @pytest.mark.parametrize("memory", [1 << 30, 2000, 1])
 def test_exact_scores_equal_the_plain_ones(name, memory):
-    model, features = make(name), photos(7, name)
+    model, features = hand(name), photos(7, name).numpy()
     encoded = encode_sentences(model, VOCABULARY, SENTENCES)
-    got = log_likelihood(model, encoded, image_of(model, features), memory)
-    torch.testing.assert_close(got, naive(model, SENTENCES, features), atol=1e-4, rtol=0)
+    got = log_likelihood(model, encoded, model.encode_image(features), memory)
+    close(got, naive(model, SENTENCES, features))
 
 
 @every_model
-def test_bfloat16_scores_are_close(name):
-    model, features = make(name), photos(7, name)
+def test_bfloat16_scores_are_close(name, monkeypatch):
+    monkeypatch.setattr("mrnn.models.precision.fast_bfloat16", lambda device: True)
+    model, features = hand(name), photos(7, name).numpy()
     encoded = encode_sentences(model, VOCABULARY, SENTENCES)
-    image = image_of(model, features)
-    rounded = log_likelihood(model, encoded, image, precision="bfloat16")
-    torch.testing.assert_close(rounded, log_likelihood(model, encoded, image), atol=0.3, rtol=0)
+    image = model.encode_image(features)
+    rounded, plain = (log_likelihood(model, encoded, image, precision=p) for p in ("auto", "float32"))
+    close(rounded, plain, 0.3)
+    assert np.array_equal(rounded, plain) == (name == "ngram")
+    pairs = np.array([[0, 1], [6, 0], [6, 5]])
+    close(pair_log_likelihood(model, encoded, image, pairs, "auto"), plain[pairs[:, 0], pairs[:, 1]], 0.3)
+
+
+def test_bfloat16_first_order_scores_are_close(monkeypatch):
+    monkeypatch.setattr("mrnn.models.precision.fast_bfloat16", lambda device: True)
+    model = hand()
+    image = model.encode_image(photos(7).numpy())
+    first, exact = (first_order(model, VOCABULARY, SENTENCES, image.mean(0), p) for p in ("auto", "float32"))
+    close(first.scores(image), exact.scores(image), 0.3)
 
 
 @given(sentences=st.lists(words, min_size=1, max_size=8), seed=st.integers(0, 5))
 @settings(max_examples=25)
 def test_prefix_sharing_changes_nothing(sentences, seed):
-    model, features = make("mrnn"), photos(3)
+    model, features = hand(), photos(3).numpy()
     encoded = encode_sentences(model, VOCABULARY, sentences)
     prefixes = {tuple(s[:i]) for s in sentences for i in range(len(s) + 1)}
     assert len(encoded.text) == len(prefixes)
-    image = image_of(model, features)
+    image = model.encode_image(features)
     whole = log_likelihood(model, encoded, image)
-    torch.testing.assert_close(whole, naive(model, sentences, features), atol=1e-4, rtol=0)
-    generator = torch.Generator().manual_seed(seed)
-    pairs = torch.stack([torch.randint(0, n, (11,), generator=generator) for n in (3, len(sentences))], 1)
-    some = pair_log_likelihood(model, encoded, image, pairs)
-    torch.testing.assert_close(some, whole[pairs[:, 0], pairs[:, 1]], atol=1e-5, rtol=0)
-
-
-@given(n=st.integers(1, 40), k=st.integers(1, 50), constants=st.booleans(), seed=st.integers(0, 99))
-@settings(max_examples=40)
-def test_a_small_index_is_brute_force(n, k, constants, seed):
+    close(whole, naive(model, sentences, features))
     rng = np.random.default_rng(seed)
-    vectors, query = rng.normal(size=(n, 6)).astype(np.float32), rng.normal(size=6).astype(np.float32)
-    added = rng.normal(size=n).astype(np.float32) if constants else None
-    which, scores = VectorIndex(vectors, added).search(query, k)
-    expected = vectors @ query + (added if constants else 0)
-    order = np.argsort(-expected, kind="stable")[:k]
-    np.testing.assert_allclose(scores, expected[order], atol=1e-5)
-    np.testing.assert_allclose(expected[which], expected[order], atol=1e-5)
-
-
-def test_a_large_index_finds_nearly_what_brute_force_finds():
-    pytest.importorskip("faiss")
-    rng = np.random.default_rng(0)
-    basis = rng.normal(size=(24, 48))
-    vectors = (rng.normal(size=(60_000, 24)) @ basis).astype(np.float32)
-    constants = rng.normal(size=60_000).astype(np.float32)
-    index = VectorIndex(vectors, constants)
-    found = 0
-    for query in (rng.normal(size=(10, 24)) @ basis).astype(np.float32):
-        exact = vectors @ query + constants
-        which, scores = index.search(query, 10)
-        np.testing.assert_allclose(scores, exact[which], rtol=1e-4)
-        found += len(set(which) & set(np.argsort(-exact)[:10]))
-    assert found >= 95
+    pairs = np.stack([rng.integers(0, n, 11) for n in (3, len(sentences))], 1)
+    close(pair_log_likelihood(model, encoded, image, pairs), whole[pairs[:, 0], pairs[:, 1]], 1e-5)
 
 
 def test_nothing_to_score_gives_nothing():
-    model = make("mrnn")
+    model = hand()
+    image = model.encode_image(photos(2).numpy())
     none = encode_sentences(model, VOCABULARY, [])
-    assert log_likelihood(model, none, image_of(model, photos(2))).shape == (2, 0)
+    assert log_likelihood(model, none, image).shape == (2, 0)
     some = encode_sentences(model, VOCABULARY, SENTENCES)
-    assert log_likelihood(model, some, torch.empty(0, 10)).shape == (0, len(SENTENCES))
-    assert pair_log_likelihood(model, some, image_of(model, photos(2)), torch.empty(0, 2, dtype=torch.long)).shape == (
-        0,
-    )
+    assert log_likelihood(model, some, np.empty((0, 10), np.float32)).shape == (0, len(SENTENCES))
+    assert pair_log_likelihood(model, some, image, np.empty((0, 2), np.int64)).shape == (0,)
+    nothing = first_order(model, VOCABULARY, [], image.mean(0))
+    assert nothing.scores(image).shape == (2, 0)
+    assert fast_sentence_prior(model, none, image, nothing).shape == (0,)
 
 
-def test_first_order_is_exact_at_its_centre_and_has_the_right_slope():
-    model = make("mrnn")
-    image = image_of(model, photos(5))
+def test_first_order_is_exact_at_its_centre_and_has_the_right_slope(monkeypatch):
+    model = hand()
+    image = model.encode_image(photos(5).numpy())
     centre = image.mean(0)
-    vectors = first_order(model, VOCABULARY, SENTENCES, centre, batch=3)
+    monkeypatch.setattr(sys.modules[first_order.__module__], "BLOCK_ROWS", 3)
+    vectors = first_order(model, VOCABULARY, SENTENCES, centre)
     encoded = encode_sentences(model, VOCABULARY, SENTENCES)
     at_centre = log_likelihood(model, encoded, centre[None])
-    torch.testing.assert_close(vectors.scores(centre[None]), at_centre, atol=1e-3, rtol=0)
-    step = 1e-2 * (image[:1] - centre)
+    close(vectors.scores(centre[None]), at_centre, 1e-3)
+    step = np.float32(1e-2) * (image[:1] - centre)
     change = log_likelihood(model, encoded, centre + step) - log_likelihood(model, encoded, centre - step)
     predicted = vectors.scores(centre + step) - vectors.scores(centre - step)
-    torch.testing.assert_close(predicted, change, atol=2e-3, rtol=0.02)
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    close(predicted, change, 2e-3, 0.02)
+    assert all(parameter.requires_grad for parameter in model.model.parameters())
 
 
 def test_the_prior_is_the_mean_probability_over_the_references():
-    model = make("mrnn")
-    features = photos(40)
+    model = hand()
+    features = photos(40).numpy()
     encoded = encode_sentences(model, VOCABULARY, SENTENCES)
-    image = image_of(model, features)
-    expected = naive(model, SENTENCES, features).double().exp().mean(0).log()
-    torch.testing.assert_close(sentence_prior(model, encoded, image).double(), expected, atol=1e-4, rtol=0)
+    image = model.encode_image(features)
+    expected = np.log(np.exp(naive(model, SENTENCES, features).astype(np.float64)).mean(0))
+    close(sentence_prior(model, encoded, image), expected)
     approximate = first_order(model, VOCABULARY, SENTENCES, image.mean(0))
-    whole = fast_sentence_prior(model, encoded, image, approximate, shortlist=40)
-    torch.testing.assert_close(whole.double(), expected, atol=1e-4, rtol=0)
-    fast = fast_sentence_prior(model, encoded, image, approximate, shortlist=10)
-    torch.testing.assert_close(fast.double(), expected, atol=0.2, rtol=0)
+    close(fast_sentence_prior(model, encoded, image, approximate, shortlist=40), expected)
+    close(fast_sentence_prior(model, encoded, image, approximate, shortlist=10), expected, 0.2)
 
 
 def test_scores_are_what_their_names_say():
-    scores = torch.tensor([[-2.0, -6.0], [-4.0, -3.0]])
-    tokens, prior = torch.tensor([2, 3]), torch.tensor([-3.0, -5.0])
-    assert torch.equal(apply_score("raw", scores, tokens), scores)
-    assert torch.equal(apply_score("normalised", scores, tokens, prior), scores - prior)
-    assert torch.equal(apply_score("per-token", scores, tokens), scores / tokens)
+    scores = np.array([[-2.0, -6.0], [-4.0, -3.0]], np.float32)
+    tokens, prior = np.array([2, 3]), np.array([-3.0, -5.0], np.float32)
+    assert np.array_equal(apply_score("raw", scores, tokens), scores)
+    assert np.array_equal(apply_score("normalised", scores, tokens, prior), scores - prior)
+    assert np.array_equal(apply_score("per-token", scores, tokens), scores / tokens.astype(np.float32))
     posterior = apply_score("posterior", scores, tokens)
-    torch.testing.assert_close(posterior.exp().sum(0), torch.ones(2))
+    close(np.exp(posterior).sum(0), np.ones(2), 1e-5, 1.3e-6)
     with pytest.raises(ValueError, match="prior"):
         apply_score("normalised", scores, tokens)
     with pytest.raises(ValueError, match="no score"):
@@ -198,8 +186,25 @@ def test_recall_chance_and_intervals():
     assert math.isclose(out["image-to-sentence R@1 chance"], 25)
 
 
+@pytest.mark.parametrize("query", ["image", "sentence"])
+@pytest.mark.parametrize("shortlist", [1, 4, None])
+def test_a_shortlist_by_posterior_is_near_the_exact_ranking(query, shortlist):
+    model = hand()
+    image = model.encode_image(photos(9).numpy())
+    retriever = Retriever(model, VOCABULARY, image, SENTENCES[:6], precision="float32")
+    exact = retriever.exact("posterior")
+    close(np.exp(exact).sum(0), np.ones(6), 1e-4)
+    matches = retriever.matches(query, 3, "posterior", shortlist)
+    for i, several in enumerate(matches):
+        assert len(several) == min(3, shortlist or 3)
+        for match in several:
+            assert match.score == pytest.approx(
+                exact[(i, match.index) if query == "image" else (match.index, i)], abs=0.3
+            )
+
+
 def test_the_bundled_model_on_real_photos(data):
-    pipe = mrnn.load("flickr8k")
+    pipe, plain = mrnn.load("flickr8k"), mrnn.load("flickr8k", "torch")
     photos = read_corpus(data / "flickr8k").split("dev")[:12]
     features = pipe.features([photo.path for photo in photos])
     sentences = [caption for photo in photos for caption in photo.captions]
@@ -207,9 +212,8 @@ def test_the_bundled_model_on_real_photos(data):
     retriever = pipe.retriever(features, sentences, precision="float32")
     exact = retriever.exact("raw")
     for i in (0, 7):
-        plain = likelihood.pair_log_likelihood(pipe.model, pipe.vocabulary, retriever.ids, [i] * len(owner), features)
-        torch.testing.assert_close(exact[i], plain, atol=1e-4, rtol=0)
-    figures = retrieval_figures({"image": retriever.exact("normalised").numpy(), "sentence": exact.numpy()}, owner)
+        close(exact[i], naive(plain.model, retriever.ids, features[i : i + 1], pipe.vocabulary)[0])
+    figures = retrieval_figures({"image": retriever.exact("normalised"), "sentence": exact}, owner)
     assert figures["image-to-sentence R@5"] > 60 > figures["image-to-sentence R@5 chance"]
     assert figures["sentence-to-image R@5"] > 60 > figures["sentence-to-image R@5 chance"]
     true = [s["normalised_bits"] for s in pipe.score_pairs(features, owner, sentences)]

@@ -6,23 +6,30 @@ import subprocess
 import sys
 import time
 import types
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from made import flickr
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_models import make
+from tiny import make
 
-from mrnn import recipes
-from mrnn.likelihood import IGNORED
-from mrnn.models import MRNN, MRNNConfig
+from mrnn.corpora import read_corpus
+from mrnn.draw import draw_training
+from mrnn.files import read_json
+from mrnn.models import MODELS, MRNN, MRNNConfig
+from mrnn.networks import alexnet
+from mrnn.recipes import RECIPES
+from mrnn.recipes.training import Call, train_recipe
 from mrnn.text import SIGNS, Vocabulary
 from mrnn.training import CaptionData, ObjectiveConfig, TrainingConfig, train
-from mrnn.training.curves import plot_curves
+from mrnn.training.batch import IGNORED
+from mrnn.training.data import references
 from mrnn.training.loop import learning_rate
 from mrnn.training.objective import bits, squared_norm
+from mrnn.training.tensorboard import with_tensorboard
 
 VOCABULARY = Vocabulary([*SIGNS, *(f"w{i}" for i in range(20))])
 CONFIG = TrainingConfig(epochs=4, batch=8, precision="float32", learning_rate=1e-2)
@@ -86,6 +93,32 @@ def test_every_sentence_draws_one_of_the_views_it_may_see():
     assert sum(seen[i] == {0, 1} for i in range(300)) > 195
 
 
+def test_captions_without_photos_are_spread_over_batches_that_hold_photos_together():
+    photos = made_data(64)
+    photos = replace(photos, images=[i // 4 for i in range(64)], features=photos.features[:16])
+    alone = made_data(32, seed=1).sentences
+    data = photos.with_text(alone)
+    batches = list(data.batches(VOCABULARY, 12, 0, 0, together=True))
+    assert len(batches) == data.steps(12, together=True)
+    said = sorted(
+        (image, tuple(w for w in targets if w not in (IGNORED, VOCABULARY.end)))
+        for batch in batches
+        for image, targets in zip(batch.images.tolist(), batch.targets.tolist(), strict=True)
+    )
+    assert said == sorted(zip(data.images, map(tuple, data.sentences), strict=True)), "every sentence once"
+    assert max(len(batch.images) for batch in batches) <= 2 * 12
+    without = [int((batch.images == 16).sum()) for batch in batches]
+    assert sum(without) == 32 and max(without) < 32
+    assert sum(n > 0 for n in without) > len(batches) / 2, "no batch holds them all, and most hold some"
+    for image in range(16):
+        assert sum(image in batch.images for batch in batches) == 1, "what was said of a photo stays together"
+    order = [batch.images.tolist() for batch in batches]
+    assert order != [b.images.tolist() for b in data.batches(VOCABULARY, 12, 0, 1, together=True)]
+    several, place = references(data, VOCABULARY)
+    assert (several, place) == references(photos, VOCABULARY)
+    assert sorted(place) == list(range(16)) and sum(map(len, several)) == 64
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -104,7 +137,7 @@ def test_training_learns_from_text_and_image(tmp_path, config):
     assert progress.best_perplexity == pytest.approx(min(scores), abs=1e-3)
     assert min(scores) < 0.8 * scores[0]
     assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == records
-    plot_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
+    draw_training(tmp_path / "log.jsonl", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -164,10 +197,10 @@ def test_a_damaged_log_stops_no_run(tmp_path, damage):
     assert log.read_text() == kept
     log.unlink()
     train(small_model(), VOCABULARY, made_data(), made_data(16, 1), config, tmp_path)
-    plot_curves(log, tmp_path / "curves.png")
+    draw_training(log, tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
     log.write_text('{"step": 1, "bits": 5000}\n{"step": 1, "dev_perplexity": 7}\n')
-    plot_curves(log, tmp_path / "curves.png")
+    draw_training(log, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
 
 
@@ -262,6 +295,22 @@ def test_contradicting_options_are_refused(options):
         TrainingConfig(**options)
 
 
+DROPOUTS = [
+    pytest.param(model.Config, field.name, id=f"{name}-{field.name}")
+    for name, model in MODELS.items()
+    for field in fields(model.Config)
+    if field.name.startswith("dropout") and (name, field.name) != ("rnn", "dropout_image")  # which has no image
+]
+
+
+@pytest.mark.parametrize(("config", "option"), DROPOUTS)
+def test_a_dropout_that_leaves_next_to_nothing_is_refused(config, option):
+    with pytest.raises(ValueError) as refused:
+        config(**{option: 0.999})
+    assert str(refused.value) == f"model.{option} is 0.999, but must be between 0 and 0.99"
+    config(**{option: 0.99})
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -273,7 +322,6 @@ def test_contradicting_options_are_refused(options):
         {"softmax": "sampled", "label_smoothing": 0.1},
         {"agreement": -1.0},
         {"agreement": 1.0, "likelihood": 0.0, "self_critical": 1.0},
-        {"softmax": "chunked", "agreement": 1.0},
     ],
 )
 def test_objectives_without_sense_are_refused(options):
@@ -298,8 +346,63 @@ def test_the_log_goes_to_tensorboard_if_it_is_installed(tmp_path, monkeypatch):
     module.SummaryWriter = SummaryWriter
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     passed_on = []
-    on_step = recipes.with_tensorboard(tmp_path, passed_on.append)
+    on_step = with_tensorboard(tmp_path, passed_on.append)
     on_step({"step": 3, "steps": 9, "bits": 4.0})
     on_step({"step": 5, "steps": 9, "dev_perplexity": 20.0})
     assert seen == [str(tmp_path / "tensorboard"), ("bits", 4.0, 3), ("dev_perplexity", 20.0, 5), "flush"]
     assert len(passed_on) == 2
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, cache_folder) -> tuple[Path, list[Path]]:
+    """Runs of a recipe whose encoder is a file, and of one that starts from that run, each named by its whole path."""
+    place = tmp_path_factory.mktemp("place")
+    corpus = read_corpus(flickr(place / "photos"))
+    network, width = alexnet.AlexNet, 16
+    with pytest.MonkeyPatch.context() as patch:  # AlexNet with few units in its wide layers
+        patch.setattr(alexnet, "AlexNet", lambda: network(classes=2, width=width))
+        whole = alexnet.load
+        patch.setattr(alexnet, "load", lambda source: (whole(source)[0], width))
+        torch.manual_seed(0)
+        save_file(alexnet.AlexNet().state_dict(), place / "weights.safetensors")
+        encoder = f"alexnet:{place / 'weights.safetensors'}"
+        runs = []
+        for name in ("mrnn", "agreement"):
+            recipe = RECIPES[name]()
+            recipe = replace(
+                recipe,
+                encoder=encoder,
+                min_count=1,
+                references=5,
+                start=str(runs[-1]) if runs else "",
+                model=replace(recipe.model, embedding=4, word=6, recurrent=6, multimodal=8),
+                training=replace(recipe.training, epochs=1),
+            )
+            out = place / "runs" / name
+            command = f"mrnn train {name} --encoder {encoder} --data {place / 'photos'} --out {out}"
+            train_recipe(name, recipe, corpus, out, Call(command, cache_folder))
+            runs.append(out)
+    return place, runs
+
+
+def strings(value) -> list[str]:
+    """Every string of a JSON value, keys among them."""
+    if isinstance(value, dict):
+        return [*value, *(s for v in value.values() for s in strings(v))]
+    if isinstance(value, list):
+        return [s for v in value for s in strings(v)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_a_saved_model_does_not_tell_where_its_parts_lay(folders):
+    place, runs = folders
+    told = [read_json(run / "config.json") for run in runs]
+    assert [facts["training"]["recipe_name"] for facts in told] == ["mrnn", "agreement"]
+    assert told[1]["training"]["recipe"]["start"] == "mrnn", "the run was started from, by its whole path"
+    for run, facts in zip(runs, told, strict=True):
+        typed = facts["training"].pop("command")
+        assert str(place) in typed
+        assert facts["encoder"]["name"] == facts["training"]["recipe"]["encoder"] == "alexnet"
+        for string in strings(facts):
+            assert not string.startswith("/") and str(place) not in string, string
+        assert str(place) not in (run / "README.md").read_text().replace(typed, "")

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import threading
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fastapi.testclient import TestClient
 
 from mrnn.cli import main
 from mrnn.library import Library
+from mrnn.pipeline import load
 from mrnn.web import Limits, create_app
 from mrnn.web.app import Indexing
 from mrnn.web.worker import Busy, Worker
@@ -55,6 +57,27 @@ def test_captions_are_the_pipelines(client, pipe, photos):
     assert answer["captions"][0]["tokens"][-1]["token"] == "<end>"
     one = client.post("/v1/caption", files=image(photos), data={"sample": True, "seed": 3}).json()
     assert one == client.post("/v1/caption", files=image(photos), data={"sample": True, "seed": 3}).json()
+
+
+@pytest.mark.parametrize("n", [2, 7])
+def test_captions_are_the_command_lines(n, photos, capsys):
+    assert main(["caption", str(photos / "red.jpg"), "--n", str(n), "--model", "flickr8k", "--json"]) == 0
+    written = json.loads(capsys.readouterr().out)
+    with TestClient(create_app(load("flickr8k")), base_url="http://localhost") as client:
+        answer = client.post("/v1/caption", files=image(photos), data={"n": n}).json()
+    assert len(answer["captions"]) == n
+    assert [c["text"] for c in answer["captions"]] == [c["text"] for c in written["captions"]]
+    assert [c["tokens"] for c in answer["captions"]] == [c["tokens"] for c in written["captions"]]
+    assert (answer["familiar"], answer["note"]) == (written["familiar"], written["note"])
+
+
+def test_asking_for_its_health_hashes_no_weights_again(monkeypatch):
+    hashed = []
+    monkeypatch.setattr("mrnn.models.saving.fingerprint_of", lambda *given: hashed.append(given) or "0123456789abcdef")
+    with TestClient(create_app(pipeline()), base_url="http://localhost") as client:
+        for _ in range(3):
+            assert client.get("/v1/health").json()["model"] == "0123456789abcdef"
+    assert len(hashed) == 1
 
 
 def test_ranking_and_explaining(client, pipe, photos):
@@ -185,13 +208,13 @@ def test_the_page_asks_no_other_host(client):
 
 def test_photos_that_wait_are_taken_together(pipe, photos, monkeypatch):
     sizes, gate = [], threading.Event()
-    caption = type(pipe).caption_features
+    describe = type(pipe).describe_features
 
-    def counted(self, features, **options):
+    def counted(self, photos, features, config):
         sizes.append(len(features))
-        return caption(self, features, **options)
+        return describe(self, photos, features, config)
 
-    monkeypatch.setattr(type(pipe), "caption_features", counted)
+    monkeypatch.setattr(type(pipe), "describe_features", counted)
     worker = Worker(pipe, 8)
     names = ["red", "blue", "green", "yellow"]
 

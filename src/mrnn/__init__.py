@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str):
-    """Import PyTorch only when a public name is used, so that `mrnn --help` answers at once."""
+    """Import NumPy only when a public name is used, so that `mrnn --help` answers at once."""
     from importlib import import_module
 
     rooms = {"ImageError": "mrnn.images", "Pipeline": "mrnn.pipeline", "load": "mrnn.pipeline"}

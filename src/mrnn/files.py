@@ -35,13 +35,14 @@ def atomic_path(path: Path | str) -> Generator[Path]:
         ) as folder:
             temporary = Path(folder) / path.name
             temporary.touch()
+            mode = temporary.stat().st_mode & 0o777  # as the umask wants it, whatever the writer makes of it
             yield temporary
             if special:
                 path.write_bytes(temporary.read_bytes())
                 return
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            temporary.chmod(mode)
             temporary.replace(path)
     except SafetensorError as error:
         raise OSError(f"{path}: cannot be written ({error})") from None

@@ -219,13 +219,6 @@ class Preprocessing:
         width, height = (x * longer // min(image.size) for x in image.size)
         return np.asarray(_centre(image.resize((width, height), filter), self.side, self.side))
 
-    def attempt(self, source: ImageSource) -> "np.ndarray | ImageError":
-        """The same, or why the photo cannot be used: a worker process's share of the work."""
-        try:
-            return self(source)
-        except ImageError as error:
-            return error
-
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Preprocessing":
         """Rebuild from the JSON form that a saved model holds."""

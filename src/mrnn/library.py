@@ -12,7 +12,6 @@ Shapes: N photos, D feature width, M multimodal width, K candidates.
 
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import math
@@ -25,18 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from filelock import FileLock
 from PIL import Image
 
 from mrnn.corpora.base import IMAGE_SUFFIXES
-from mrnn.files import atomic_path, plain, read_json, sha256, write_json
+from mrnn.files import atomic_path, read_json, sha256, write_json
 from mrnn.images import ImageError, ImageSource, open_image
 from mrnn.pipeline import Pipeline
-from mrnn.precision import autocast
-from mrnn.retrieval.exact import pair_log_likelihood
-from mrnn.retrieval.first_order import first_order
-from mrnn.retrieval.prefixes import encode_sentences
-from mrnn.workers import each
+from mrnn.runtime.protocol import top_k
+from mrnn.tasks.retrieval import encode_sentences, first_order, pair_log_likelihood
+from mrnn.threads import cores, each
 
 FORMAT = 1
 THUMBNAIL = 256
@@ -190,7 +187,7 @@ class Library:
         note = folder / "library.json"
         if not note.is_file() and folder.is_dir() and any(p.name not in _OURS for p in folder.iterdir()):
             raise ValueError(f"{folder}: is not empty and no photo library; give another --library")
-        M, D = pipeline.image_width, math.prod(pipeline.row)
+        M, D = pipeline.model.image_width, math.prod(pipeline.model.feature_shape)
         self.schema = pa.schema(
             [
                 ("path", pa.string()),
@@ -229,8 +226,7 @@ class Library:
     @contextlib.contextmanager
     def _writing(self) -> Generator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(self.folder / "lock"):
             yield
 
     def _rows(self, columns: Sequence[str], where: str = "") -> Any:
@@ -241,14 +237,14 @@ class Library:
         return self.table.count_rows("error = ''")
 
     def index(
-        self, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None, threads: int = 2
+        self, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None, threads: int | None = None
     ) -> IndexReport:
         """Bring the library up to date with a folder; other folders' photos stay as they are.
 
         Args:
             folder: To walk.
             progress: Called with the number of photos that are done, and of all.
-            threads: Reading and decoding threads.
+            threads: Reading and decoding threads; as many as there are cores if None.
 
         Raises:
             ValueError: There is no such folder.
@@ -258,7 +254,7 @@ class Library:
         folder = _normal(folder)
         with self._writing():
             self.table.checkout_latest()
-            return self._index(folder, progress, threads)
+            return self._index(folder, progress, threads or cores())
 
     def _index(self, folder: Path, progress: Callable[[int, int], None], threads: int) -> IndexReport:
         report = IndexReport()
@@ -357,21 +353,20 @@ class Library:
     def _encode(self, fresh: list[_Read]) -> int:
         """Fill in vectors and captions; the number of photos unlike what the model was trained on."""
         pipeline = self.pipeline
-        pixels = torch.from_numpy(np.stack([read.pixels for read in fresh if read.pixels is not None]))
-        with autocast("auto", pipeline.device):  # ranks the same photos, at nearly twice the speed
-            pooled = [pipeline.encoder(part.to(pipeline.device)).pooled.float() for part in pixels.split(8)]
-        features = torch.cat(pooled)
-        with torch.inference_mode():
-            image = pipeline.model.encode_image(features).cpu().numpy()
-        captions = pipeline.caption_features(features, n=CAPTIONS, beam=max(CAPTIONS, pipeline.generation.beam))
-        for read, vector, b, several in zip(fresh, features.cpu().numpy(), image, captions, strict=True):
+        pixels = [read.pixels for read in fresh if read.pixels is not None]
+        features = np.concatenate(
+            [pipeline.encoder(np.stack(pixels[i : i + 8])).pooled for i in range(0, len(pixels), 8)]
+        )
+        image = pipeline.model.encode_image(features)
+        said = pipeline.describe_features([read.path for read in fresh], features, pipeline.options(n=CAPTIONS))
+        for read, vector, b, described in zip(fresh, features, image, said, strict=True):
             read.row.update(
                 features=vector.astype(np.float16).ravel(),
                 image=b,
-                captions=[caption.text for caption in several],
-                likelihoods=[caption.log_likelihood for caption in several],
+                captions=[caption.text for caption in described.captions],
+                likelihoods=[caption.log_likelihood for caption in described.captions],
             )
-        return sum(pipeline.unfamiliar_images(torch.from_numpy(image)))
+        return sum(not described.familiar for described in said)
 
     def _delete(self, paths: Sequence[str]) -> None:
         for start in range(0, len(paths), 500):
@@ -383,9 +378,9 @@ class Library:
         if self._loaded is None or self._loaded[0] != self.table.version:
             rows = self._rows((*_SHOWN, "image"), "error = ''")
             vectors = rows.column("image").combine_chunks()
-            image = torch.from_numpy(np.array(vectors.flatten().to_numpy(zero_copy_only=False), np.float32))
+            image = np.array(vectors.flatten().to_numpy(zero_copy_only=False), np.float32)
             shown = rows.select(_SHOWN).to_pylist()
-            self._loaded = self.table.version, _Loaded(image.view(len(shown), self.pipeline.image_width), shown)
+            self._loaded = self.table.version, _Loaded(image.reshape(len(shown), -1), shown)
         return self._loaded[1]
 
     def search(
@@ -413,48 +408,47 @@ class Library:
         if not len(rows):
             return []
         image = loaded.image[rows]
-        alike = torch.zeros(len(rows)) if like is None else self._cosines(image, like)
-        shortlist = max(shortlist, top)
-        scores = alike
+        alike = None if like is None else self._cosines(image, like)
         if sentence is not None:
-            standard = (alike - alike.mean()) / alike.std(correction=0).clamp_min(1e-6)
-            scores = self._sentence_scores(image, sentence, None if like is None else standard, shortlist)
-        best = scores.topk(min(top, len(rows)))
-        guesses = self.pipeline.unfamiliar_images(image[best.indices])
+            scores = self._sentence_scores(image, sentence, alike, max(shortlist, top))
+        else:
+            assert alike is not None
+            scores = alike
+        values, which = (found[0] for found in top_k(scores[None], top))
+        guesses = self.pipeline.unfamiliar_images(image[which])
         return [
             replace(loaded.found(int(rows[i]), score), familiar=not guess)
-            for score, i, guess in zip(best.values.tolist(), best.indices.tolist(), guesses, strict=True)
+            for score, i, guess in zip(values.tolist(), which.tolist(), guesses, strict=True)
         ]
 
-    def _centre(self, image: torch.Tensor) -> torch.Tensor:
-        return image.mean(0) if self.pipeline.centre is None else self.pipeline.centre.cpu()
+    def _centre(self, image: np.ndarray) -> np.ndarray:
+        return image.mean(0) if self.pipeline.centre is None else self.pipeline.centre
 
-    def _cosines(self, image: torch.Tensor, like: ImageSource) -> torch.Tensor:
-        with torch.inference_mode():
-            query = self.pipeline.model.encode_image(self.pipeline.features([like])).cpu()
+    def _cosines(self, image: np.ndarray, like: ImageSource) -> np.ndarray:
         centre = self._centre(image)
-        return torch.cosine_similarity(image - centre, query - centre)
+        query = self.pipeline.model.encode_image(self.pipeline.features([like]))[0] - centre
+        directions = image - centre
+        lengths = np.linalg.norm(directions, axis=1) * np.linalg.norm(query)
+        return directions @ query / lengths.clip(1e-8)
 
     def _sentence_scores(
-        self, image: torch.Tensor, sentence: str, alike: torch.Tensor | None, shortlist: int
-    ) -> torch.Tensor:
-        model, vocabulary, device = self.pipeline.model, self.pipeline.vocabulary, self.pipeline.device
+        self, image: np.ndarray, sentence: str, alike: np.ndarray | None, shortlist: int
+    ) -> np.ndarray:
+        model, vocabulary = self.pipeline.model, self.pipeline.vocabulary
         ids = self.pipeline.sentence_ids([sentence])
-        first = first_order(model, vocabulary, ids, self._centre(image).to(device)).scores(image)[:, 0]
-        mean, deviation = first.mean(), first.std(correction=0).clamp_min(1e-6)
+        first = first_order(model, vocabulary, ids, self._centre(image)).scores(image)[:, 0]
+        mean, deviation = first.mean(), first.std().clip(1e-6)
 
-        def combined(scores: torch.Tensor, which: torch.Tensor | slice) -> torch.Tensor:
+        def combined(scores: np.ndarray, which: np.ndarray) -> np.ndarray:
             if alike is None:
                 return scores
-            return (scores - mean) / deviation + ((alike - alike.mean()) / alike.std(correction=0).clamp_min(1e-6))[
-                which
-            ]
+            return (scores - mean) / deviation + ((alike - alike.mean()) / alike.std().clip(1e-6))[which]
 
-        which = combined(first, slice(None)).topk(min(shortlist, len(image))).indices
-        pairs = torch.stack([torch.arange(len(which)), torch.zeros(len(which), dtype=torch.long)], 1)
-        encoded = encode_sentences(model, vocabulary, ids, device)
-        exact = combined(pair_log_likelihood(model, encoded, image[which].to(device), pairs, "auto"), which)
-        scores = torch.full((len(image),), -torch.inf)
+        which = top_k(combined(first, np.arange(len(image)))[None], shortlist)[1][0]
+        pairs = np.stack([np.arange(len(which)), np.zeros(len(which), np.int64)], 1)
+        encoded = encode_sentences(model, vocabulary, ids)
+        exact = combined(pair_log_likelihood(model, encoded, image[which], pairs, "auto"), which)
+        scores = np.full(len(image), -np.inf, np.float32)
         scores[which] = exact
         return scores
 
@@ -487,31 +481,6 @@ class Library:
         if not rows:
             raise UnknownPhoto(f"{value}: not in the library")
         return rows[0][column]
-
-    def draw_sheet(self, found: Sequence[Found], title: str, picture: Path, columns: int = 5) -> None:
-        """Draw the thumbnails of photos found, with score and caption.
-
-        Args:
-            found: What `search` gave.
-            title: Above them.
-            picture: PNG to write.
-            columns: Photos a row.
-        """
-        from textwrap import fill
-
-        from matplotlib.figure import Figure
-
-        rows = -(-len(found) // columns)
-        figure = Figure(figsize=(2.4 * columns, 2.6 * rows + 0.4), layout="constrained")
-        figure.suptitle(plain(title), fontsize=11)
-        grid = figure.subplots(rows, columns, squeeze=False).flatten()
-        for axes in grid:
-            axes.set_axis_off()
-        for axes, photo in zip(grid, found, strict=False):
-            axes.imshow(Image.open(io.BytesIO(self.thumbnail(photo.path))))
-            axes.set_title(fill(f"{photo.score:.1f}  {photo.caption}", 34), fontsize=7)
-        with atomic_path(picture) as temporary:
-            figure.savefig(temporary, dpi=110)
 
     def export(self, file: Path) -> int:
         """Write every photo's captions as CSV or JSONL, by the file's ending.
@@ -576,10 +545,10 @@ class Library:
 class _Loaded:
     """What searches need, in memory."""
 
-    def __init__(self, image: torch.Tensor, shown: list[dict[str, Any]]):
+    def __init__(self, image: np.ndarray, shown: list[dict[str, Any]]):
         self.image, self.shown = image, shown
 
-    def rows(self, filters: Filters) -> torch.Tensor:
+    def rows(self, filters: Filters) -> np.ndarray:
         """Rows that pass."""
         kept = range(len(self.shown))
         if filters.folder is not None:
@@ -592,7 +561,7 @@ class _Loaded:
         if filters.caption:
             wanted = filters.caption.casefold()
             kept = [i for i in kept if any(wanted in caption.casefold() for caption in self.shown[i]["captions"])]
-        return torch.tensor(list(kept), dtype=torch.long)
+        return np.array(list(kept), np.int64)
 
     def found(self, row: int, score: float) -> Found:
         """A row as a search gives it."""

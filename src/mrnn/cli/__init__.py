@@ -3,7 +3,6 @@
 Exit codes: 0 all went well, 1 some inputs failed (each is named on stderr), 2 bad usage.
 """
 
-import contextlib
 import io
 import os
 import sys
@@ -11,10 +10,11 @@ from collections.abc import Callable
 
 from mrnn.cli.console import Usage, warn
 from mrnn.cli.library import export, index, search
-from mrnn.cli.models import evaluate, reproduce, train_command
+from mrnn.cli.models import convert, evaluate, reproduce, train_command
 from mrnn.cli.parsing import parse
 from mrnn.cli.photos import caption, explain, rank, score
 from mrnn.cli.serve import serve
+from mrnn.workshop import workshop
 
 VERBS: dict[str, Callable[..., int]] = {
     "caption": caption,
@@ -23,6 +23,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "explain": explain,
     "evaluate": evaluate,
     "reproduce": reproduce,
+    "convert": convert,
     "index": index,
     "search": search,
     "export": export,
@@ -42,6 +43,7 @@ HELP = """usage: mrnn VERB ...
   train RECIPE --data DIR --out DIR    train a model
   evaluate [MODEL] --data DIR          measure a model on a data set
   reproduce TABLE --data DIR           make the papers' tables again
+  convert FOLDER                       bring a saved model up to date
 
 mrnn VERB --help tells more; mrnn --version prints the version."""
 TRAIN_HELP = """usage: mrnn train RECIPE --data DIR --out DIR [...]
@@ -65,15 +67,13 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(f"mrnn {mrnn.__version__}")
             return 0
-        keep_memory()
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are no UTF-8, byte for byte
         if verb == "train":
             if not rest or rest[0].startswith("-"):
-                from mrnn.recipes import RECIPES
-
+                made = workshop("recipes").RECIPES
                 recipes = "\n".join(
-                    f"  {name:24} {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()
+                    f"  {name:26} {(make.__doc__ or '').splitlines()[0]}" for name, make in made.items()
                 )
                 print(TRAIN_HELP.format(recipes=recipes))
                 return 0 if rest and rest[0] in ("-h", "--help") else 2
@@ -99,14 +99,3 @@ def main(arguments: list[str] | None = None) -> int:
         reason = next(iter(str(error).splitlines()), "")
         warn(f"error: {type(error).__name__}: {reason} (MRNN_TRACEBACK=1 shows where)")
         return 1
-
-
-def keep_memory() -> None:
-    """Let glibc keep freed memory: large tensors come and go every step, and fresh pages cost a fifth of it."""
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        trim_threshold, mmap_threshold = -1, -3
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, (1 << 31) - 1)

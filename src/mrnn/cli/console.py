@@ -6,17 +6,45 @@ import shlex
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 Photos = Annotated[Positional[tuple[Path, ...]], arg(metavar="PHOTO", help_behavior_hint="")]
 Data = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="(required, repeatable)")]
 Json = Annotated[bool, arg(help="Print JSON, one object a line.", help_behavior_hint="")]
+Device = Annotated[str, arg(metavar="auto|cpu|cuda|mps", help="Where to compute; auto says what it took.")]
+Hand = Annotated[
+    Literal["auto", "onnx", "torch"], arg(help="What computes: ONNX Runtime or PyTorch; auto is the former if it can.")
+]
+
+
+if TYPE_CHECKING:
+    from mrnn.pipeline import Described, Pipeline
 
 
 class Usage(Exception):
     """A mistake in how a verb is called, which ends with exit code 2."""
+
+
+def open_model(name: str, device: str = "auto", runtime: Hand = "auto") -> "Pipeline":
+    """The model of a verb.
+
+    Raises:
+        Usage: The device is not to be had.
+        ValueError: There is no such model, or it is damaged.
+    """
+    from mrnn.pipeline import load
+
+    if device not in ("auto", "cpu", "cuda", "mps") and not device.startswith("cuda:"):
+        raise Usage(f"--device {device}: there are auto, cpu, cuda and mps")
+    return load(name, runtime, device)
+
+
+def warn_guess(described: "Described") -> None:
+    """Name a photo whose captions are a guess."""
+    if described.note:
+        warn(f"{described.photo}: {described.note}")
 
 
 def say(line: str) -> None:

@@ -6,19 +6,18 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from mrnn.cli.console import Json, Usage, as_json, bar, say, warn
+from mrnn.cli.console import Device, Json, Usage, as_json, bar, open_model, say, warn
 
 Place = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: your data folder, or $MRNN_LIBRARY)")]
 
 
-def _open(library: Path | None, model: str, rebuild: bool = False, make: bool = False):
+def _open(library: Path | None, model: str, device: str, rebuild: bool = False, make: bool = False):
     from mrnn.library import Library, default_library
-    from mrnn.pipeline import load
 
     place = library or default_library()
     if not make and not (place / "library.json").is_file():
         raise ValueError(f"{place}: there is no photo library; run mrnn index FOLDER first")
-    return Library(place, load(model), rebuild)
+    return Library(place, open_model(model, device), rebuild)
 
 
 def index(
@@ -27,6 +26,7 @@ def index(
     library: Place = None,
     model: str = "base",
     rebuild: bool = False,
+    device: Device = "auto",
 ) -> int:
     """Encode and caption what is new in a folder of photos, and forget what is gone.
 
@@ -35,12 +35,13 @@ def index(
         library: Folder of the library; nothing is written anywhere else.
         model: Bundled model, folder or hub name.
         rebuild: Encode all photos anew if the library is of another model.
+        device: Where to compute.
     """
-    from mrnn.explanation import GUESS
+    from mrnn.tasks.familiarity import GUESS
 
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
-    photos = _open(library, model, rebuild, make=True)
+    photos = _open(library, model, device, rebuild, make=True)
     with bar("indexing") as advance:
         report = photos.index(folder, advance)
     for error in report.errors:
@@ -68,6 +69,7 @@ def search(
     paths: bool = False,
     sheet: Annotated[Path | None, arg(metavar="PNG")] = None,
     json: Json = False,
+    device: Device = "auto",
 ) -> int:
     """Find photos of the library by a sentence, by a photo, or by both; lines of PHOTO, score, caption.
 
@@ -84,10 +86,11 @@ def search(
         paths: Print paths alone, for pipes.
         sheet: Draw the photos found into this picture.
         json: Print JSON, one object a line.
+        device: Where to compute.
     """
     from mrnn.corpora.base import IMAGE_SUFFIXES
-    from mrnn.explanation import GUESS
     from mrnn.library import Filters
+    from mrnn.tasks.familiarity import GUESS
 
     sentence: str | None = query or None
     if sentence is not None and Path(sentence).suffix.lower() in IMAGE_SUFFIXES and Path(sentence).is_file():
@@ -99,7 +102,7 @@ def search(
     if top < 1:
         raise Usage("--top must be 1 or more")
     filters = Filters(folder, _day("--after", after), _day("--before", before), caption)
-    photos = _open(library, model)
+    photos = _open(library, model, device)
     if not len(photos):
         raise ValueError(f"{photos.folder}: the library holds no photo; run mrnn index FOLDER first")
     found = photos.search(sentence, like, top, filters)
@@ -114,7 +117,11 @@ def search(
     if not found:
         say("no photo passes the filters")
     if sheet is not None and found:
-        photos.draw_sheet(found, sentence or f"like {like}", sheet)
+        from mrnn.draw import draw_sheet
+
+        thumbnails = [photos.thumbnail(photo.path) for photo in found]
+        titles = [f"{photo.score:.1f}  {photo.caption}" for photo in found]
+        draw_sheet(thumbnails, titles, sentence or f"like {like}", sheet)
     return 0
 
 
@@ -132,6 +139,7 @@ def export(
     overwrite: bool = False,
     library: Place = None,
     model: str = "base",
+    device: Device = "auto",
 ) -> int:
     """Write the library's captions out, for people and programs that need alternative text.
 
@@ -141,12 +149,13 @@ def export(
         overwrite: Replace such files also where they say something else, as one of your own may.
         library: Folder of the library.
         model: The model that the library was indexed with.
+        device: Where to compute.
     """
     if (file is None) == (sidecars is None):
         raise Usage("give either a file, .csv or .jsonl, or --sidecars FOLDER")
     if overwrite and sidecars is None:
         raise Usage("--overwrite goes with --sidecars")
-    photos = _open(library, model)
+    photos = _open(library, model, device)
     n, left = (photos.export(file), []) if file is not None else photos.export_sidecars(sidecars or Path(), overwrite)
     for path in left:
         warn(f"left {path}: it says something else (--overwrite replaces it)")

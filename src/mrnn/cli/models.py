@@ -9,13 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from mrnn.cli.console import Data, Usage, bar, report, say, typed_command, warn, warn_photos
+from mrnn.cli.console import (
+    Data,
+    Device,
+    Hand,
+    Usage,
+    bar,
+    open_model,
+    report,
+    say,
+    typed_command,
+    warn,
+    warn_photos,
+)
 from mrnn.cli.parsing import parse
+from mrnn.workshop import workshop
 
 if TYPE_CHECKING:
     from mrnn.corpora import Photo
-    from mrnn.generation import Caption
     from mrnn.images import ImageError
+    from mrnn.tasks.generation import Caption
 
 SHORTLIST = 60
 
@@ -34,6 +47,8 @@ def evaluate(
     json: Annotated[Path | None, arg(metavar="FILE")] = None,
     plots: Annotated[Path | None, arg(metavar="DIR")] = None,
     cache: Path | None = None,
+    device: Device = "auto",
+    runtime: Hand = "auto",
 ) -> int:
     """Measure a model on a data set: perplexity, caption metrics, and retrieval in both directions.
 
@@ -52,16 +67,18 @@ def evaluate(
         json: Write the figures, the captions and the fingerprints of model, data and code here.
         plots: Draw recall curves and a gallery of captions and found sentences into this folder.
         cache: Folder of the feature cache.
+        device: Where to compute.
+        runtime: What computes.
     """
-    from mrnn.consensus import PLAIN, WEIGHTED
     from mrnn.corpora import read_corpora
     from mrnn.encoders import FeatureCache
+    from mrnn.encoders.splits import encode_split
     from mrnn.evaluation import evaluate_captions, evaluate_likelihood, evaluate_retrieval
-    from mrnn.explanation import GUESS
     from mrnn.files import write_json
-    from mrnn.pipeline import code_version, load
-    from mrnn.recipes import encode_split
+    from mrnn.tasks.consensus import PLAIN, WEIGHTED
+    from mrnn.tasks.familiarity import GUESS
     from mrnn.text import tokenise
+    from mrnn.version import code_version
 
     if not data:
         raise Usage("say where the data set is: --data DIR")
@@ -76,7 +93,7 @@ def evaluate(
         raise Usage(f"--{flag} is about retrieval, which --metrics leaves out")
     if temperature is not None and (consensus != "weighted" or temperature <= 0):
         raise Usage("--temperature goes with --consensus weighted, and must be above 0")
-    pipeline = load(model)
+    pipeline = open_model(model, device, runtime)
     corpus = read_corpora(data)
     report(corpus)
     if consensus and not pipeline.model.uses_image:
@@ -94,19 +111,17 @@ def evaluate(
         warn(f"{guesses:,} of {len(photos.photos):,} photos are {GUESS}")
     figures = {"photos": float(len(photos.photos))}
     if metrics in ("all", "likelihood"):
-        figures |= evaluate_likelihood(pipeline.model, pipeline.vocabulary, references, photos.features)
+        figures |= evaluate_likelihood(pipeline, references, photos.features)
     captions, scores = [], {}
     if metrics in ("all", "captions"):
-        generation = pipeline.generation if beam is None else replace(pipeline.generation, beam=beam)
+        generation = pipeline.options() if beam is None else pipeline.options(beam=beam)
         said = None
         if known is not None:
             config = WEIGHTED if consensus == "weighted" else PLAIN
             if temperature is not None:
                 config = replace(config, temperature=temperature)
             said = pipeline.consensus(known.features, [p.captions for p in known.photos], config)
-        more, captions = evaluate_captions(
-            pipeline.model, pipeline.vocabulary, references, photos.features, generation, pipeline.centre, said
-        )
+        more, captions = evaluate_captions(pipeline, references, photos.features, generation, said)
         figures |= more
     if metrics == "retrieval" or (metrics == "all" and pipeline.model.uses_image):
         retriever = pipeline.retriever(photos.features, sentences)
@@ -130,12 +145,34 @@ def evaluate(
             },
         )
     if plots is not None and scores:
-        from mrnn.evaluation.plots import plot_gallery, plot_recall
+        import numpy as np
 
-        plot_recall(scores, owner, plots / "recall.png")
+        from mrnn.draw import draw_gallery, draw_recall
+        from mrnn.evaluation.ranking import ranks
+
+        titles = (("image", "image to sentence", 1), ("sentence", "sentence to image", 0))
+        found = {t: (ranks(scores[q], np.asarray(owner), q), scores[q].shape[axis]) for q, t, axis in titles}
+        draw_recall(found, plots / "recall.png")
         files, written = [photo.path for photo in photos.photos], [caption.text for caption in captions]
-        plot_gallery(files, sentences, scores["image"], owner, written, plots / "gallery.png")
+        draw_gallery(files, sentences, scores["image"], owner, written, plots / "gallery.png")
     return 1 if photos.errors else 0
+
+
+def convert(folder: Positional[Path], /, half: bool = False) -> int:
+    """Bring a model's folder up to date, so that it can be used without PyTorch; needs PyTorch.
+
+    Args:
+        folder: Of the model.
+        half: Keep the weights as float16.
+    """
+    from mrnn.runtime.folder import find_folder
+
+    folder = find_folder(str(folder))
+    pipeline = open_model(str(folder), "cpu", "torch")
+    for note in workshop("models.saving").convert(pipeline, folder, half):
+        say(note)
+    print(f"{folder}: up to date")
+    return 0
 
 
 def by_photo(photos: "Sequence[Photo]", captions: "Sequence[Caption]") -> dict[str, str]:
@@ -165,13 +202,12 @@ def train(
     text: tuple[Path, ...] = (),
     cache: Path | None = None,
     device: str = "auto",
-    workers: int = 0,
 ) -> int:
     """Train a model by a recipe; the same command goes on with a run that was stopped."""
     from mrnn.corpora import read_corpora
-    from mrnn.recipes import train_recipe
 
     device = _device(device)
+    room = workshop("recipes.training")
     corpus = read_corpora(data)
     report(corpus)
     failed: set[str] = set()
@@ -184,20 +220,8 @@ def train(
     with encoding, training:
         encoded = encoding.enter_context(bar("encoding photos"))
         training_bar = _TrainingBar(training, encoding)
-        pipeline = train_recipe(
-            name,
-            recipe,
-            corpus,
-            out,
-            command=typed_command(),
-            text=text,
-            cache_folder=cache,
-            device=device,
-            on_features=encoded,
-            on_errors=left_out,
-            on_step=training_bar,
-            workers=workers,
-        )
+        call = room.Call(typed_command(), cache, device, encoded, left_out, training_bar, say, text)
+        pipeline = room.train_recipe(name, recipe, corpus, out, call)
     facts = pipeline.provenance["training"]
     print(f"{out}: dev perplexity {facts['dev_perplexity']:.3f} after epoch {facts['best_epoch']}")
     return 1 if failed else 0
@@ -224,20 +248,20 @@ def reproduce(
         alexnet: AlexNet's weights in torchvision's layout; fetched without, if online.
         vgg16: VGG-16's weights in torchvision's layout; fetched without, if online.
         cache: Folder of the feature cache.
-        device: cpu, cuda, or auto.
+        device: cpu, cuda, mps, or auto.
     """
     from mrnn.corpora import read_corpora
-    from mrnn.reproduce import TABLES, Reproduction, Step
 
-    if table not in TABLES:
-        raise Usage(f"no table {table!r}; there are {', '.join(TABLES)}")
+    room = workshop("reproduce")
+    if table not in room.TABLES:
+        raise Usage(f"no table {table!r}; there are {', '.join(room.TABLES)}")
     if not data:
         raise Usage("say where the data set is: --data DIR")
     device = _device(device)
     corpus = read_corpora(data)
     report(corpus)
     weights = {name: path for name, path in (("alexnet", alexnet), ("vgg16", vgg16)) if path is not None}
-    job = Reproduction(table, corpus, out or Path("results") / table, weights, cache, device)
+    job = room.Reproduction(table, corpus, out or Path("results") / table, weights, cache, device)
     for step in job.steps:
         state = "done" if job.done(step) else f"not run: {job.unavailable.get(step.name, '')}"
         if step in job.to_do:
@@ -246,13 +270,13 @@ def reproduce(
     with contextlib.ExitStack() as stack:
         advance = stack.enter_context(bar(table))
 
-        def begin(step: Step) -> None:
+        def begin(step: Any) -> None:
             say(f"{step.name}: {len(job.to_do)} steps and about {job.minutes_left():.0f} minutes left")
 
         def progress(record: dict[str, Any]) -> None:
             advance(record["step"], record["steps"], f"epoch {record['epoch']}")
 
-        def end(step: Step) -> None:
+        def end(step: Any) -> None:
             figures = job.results()[step.name]["figures"]
             say(f"{step.name}: perplexity {figures['perplexity']:.2f}, BLEU-4 {figures['BLEU-4']:.3f}")
 
@@ -262,16 +286,16 @@ def reproduce(
 
 
 def _device(name: str) -> str:
-    """The device of a `--device`, `auto` resolved."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+    """PyTorch's device of a `--device`, `auto` resolved, and said if it is no processor; freed memory is kept."""
+    room = workshop("models.devices")
+    room.keep_memory()
     try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError):  # an unknown name, or a device that is not there
-        raise Usage(f"--device {name}: not to be had here; there are auto, cpu and, with a GPU, cuda") from None
-    return name
+        found = room.torch_device(name)
+    except ValueError as error:
+        raise Usage(f"--device {name}: {error}") from None
+    if name == "auto" and found != "cpu":
+        say(f"device: {found}")
+    return found
 
 
 class _TrainingBar:
@@ -294,11 +318,10 @@ class _TrainingBar:
 
 def train_command(recipe_name: str, arguments: list[str]) -> int:
     """Parse `mrnn train RECIPE ...`: every field of the recipe is a flag, with its value there as default."""
-    from mrnn.recipes import RECIPES, Recipe
-
-    if recipe_name not in RECIPES:
-        raise Usage(f"no recipe {recipe_name!r}; there are {', '.join(RECIPES)}")
-    default = RECIPES[recipe_name]()
+    room = workshop("recipes")
+    if recipe_name not in room.RECIPES:
+        raise Usage(f"no recipe {recipe_name!r}; there are {', '.join(room.RECIPES)}")
+    default = room.RECIPES[recipe_name]()
 
     def train_flags(
         data: Data = (),
@@ -306,8 +329,7 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
         text: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = (),
         cache: Path | None = None,
         device: str = "auto",
-        workers: int = 0,
-        recipe: Annotated[Recipe, arg(name="")] = default,
+        recipe: Annotated[room.Recipe, arg(name="")] = default,
     ) -> int:
         """Train a model by a recipe; the same command goes on with a run that was stopped.
 
@@ -316,18 +338,15 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
             out: Folder for the model, its checkpoint, log and curves.
             text: Captions without photos to learn from too: Karpathy's JSON layout, or a caption a line; repeatable.
             cache: Folder of the feature cache.
-            device: cpu, cuda, or auto.
-            workers: Processes that decode photos; 0 leaves that to threads of this one.
+            device: cpu, cuda, mps, or auto.
             recipe: What to train.
         """
         if not data or out is None:
             raise Usage("say where the data set is and where the model goes: --data DIR --out DIR")
-        if workers < 0:
-            raise Usage("--workers must be 0 or more")
-        return train(recipe, recipe_name, data, out, text, cache, device, workers)
+        return train(recipe, recipe_name, data, out, text, cache, device)
 
     description = (
         f"{train_flags.__doc__}".split("\n")[0]
-        + f" Recipe {recipe_name}: {(RECIPES[recipe_name].__doc__ or '').splitlines()[0]}"
+        + f" Recipe {recipe_name}: {(room.RECIPES[recipe_name].__doc__ or '').splitlines()[0]}"
     )
     return parse(train_flags, arguments, f"mrnn train {recipe_name}", description)

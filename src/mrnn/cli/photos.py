@@ -1,12 +1,22 @@
 """Verbs about photos at hand: caption, rank, score."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from mrnn.cli.console import Data, Json, Photos, Usage, as_json, bar, warn
+from mrnn.cli.console import (
+    Data,
+    Device,
+    Json,
+    Photos,
+    Usage,
+    as_json,
+    bar,
+    open_model,
+    warn,
+    warn_guess,
+)
 
 SENTENCES_AT_ONCE = 20_000
 
@@ -23,6 +33,7 @@ def caption(
     top_p: float | None = None,
     seed: int | None = None,
     json: Json = False,
+    device: Device = "auto",
 ) -> int:
     """Write captions for photos, as lines of PHOTO, a tab, and the caption.
 
@@ -37,6 +48,7 @@ def caption(
         top_p: Sample among the likeliest words with this probability together.
         seed: Of sampling, 0 if left out; the second photo's is one more, and so on, bad photos left out.
         json: Print JSON, one object a line.
+        device: Where to compute.
     """
     if not photos:
         raise Usage("give at least one photo")
@@ -46,30 +58,30 @@ def caption(
     if sample:
         if beam is not None:
             raise Usage("--beam and --sample exclude each other")
-        options |= {"method": "sample", "seed": 0, **drawing}
+        options |= {"method": "sample", **drawing}
     elif drawing:
         raise Usage(f"--{next(iter(drawing)).replace('_', '-')} goes with --sample")
-    elif beam is not None or n > 1:
-        options["beam"] = max(n, 5) if beam is None else beam
-    from mrnn.generation import GenerationConfig
-    from mrnn.pipeline import load
-
+    elif beam is not None:
+        options["beam"] = beam
+    pipeline = open_model(model, device)
     try:
-        GenerationConfig(**options)
+        pipeline.options(**options)
     except ValueError as error:
         raise Usage(str(error)) from None
-    pipeline = load(model)
-    names = [str(photo) for photo in photos]
     failed = 0
-    with bar("captioning", len(names)) as advance:
-        chunk = 32
-        for start in range(0, len(names), chunk):
-            part = names[start : start + chunk]
-            bad = _caption_some(pipeline, part, options, json)
-            failed += bad
-            if sample:
-                options["seed"] += len(part) - bad
-            advance(len(part))
+    with bar("captioning", len(photos)) as advance:
+        for described in pipeline.describe([str(photo) for photo in photos], **options):
+            failed += described.error is not None
+            if described.error is not None:
+                warn(str(described.error))
+            else:
+                warn_guess(described)
+            if json:
+                print(as_json({"photo": described.photo, **described.as_dict()}), flush=True)
+            else:
+                for caption in described.captions:
+                    print(f"{described.photo}\t{caption.text}", flush=True)
+            advance(1)
     return 1 if failed else 0
 
 
@@ -82,6 +94,7 @@ def explain(
     model: str = "base",
     cache: Path | None = None,
     json: Json = False,
+    device: Device = "auto",
 ) -> int:
     """Show what each word of a caption rests on: bits of evidence, from which branch, and where in the photo.
 
@@ -95,37 +108,24 @@ def explain(
         model: Bundled model, folder or hub name.
         cache: Folder of the feature cache.
         json: Print JSON.
+        device: Where to compute.
     """
-    from mrnn.explanation import GUESS, draw_explanation
     from mrnn.images import open_image
-    from mrnn.pipeline import load
+    from mrnn.tasks.familiarity import GUESS
 
-    pipeline = load(model)
+    pipeline = open_model(model, device)
     training = None
     if data:
         from mrnn.corpora import read_corpora
         from mrnn.encoders import FeatureCache
-        from mrnn.recipes import encode_split
+        from mrnn.encoders.splits import encode_split
 
         with bar("encoding training photos") as advance:
             known = encode_split(read_corpora(data), "train", FeatureCache(pipeline.encoder, cache), advance)
         training = known.features, [p.captions for p in known.photos]
     found = pipeline.explain(photo, sentence, training)
     if json:
-        words = [
-            {
-                "token": w.token,
-                "log_probability": w.log_probability,
-                "evidence": w.evidence,
-                "branches": w.branches,
-                "heat": None if w.heat is None else w.heat.tolist(),
-                "attention": None if w.attention is None else w.attention.tolist(),
-            }
-            for w in found.words
-        ]
-        fields = {"photo": str(photo), "text": found.text, "percentile": found.percentile, "familiar": found.familiar}
-        boxes = None if found.boxes is None else found.boxes.tolist()
-        print(as_json({**fields, "words": words, "support": found.support, "boxes": boxes}))
+        print(as_json({"photo": str(photo), **found.as_dict()}))
     else:
         print("\t".join(["word", "evidence", *found.words[0].branches]))
         for w in found.words:
@@ -135,43 +135,10 @@ def explain(
     if not found.familiar:
         warn(f"{photo}: {GUESS}")
     if out is not None:
+        from mrnn.draw import draw_explanation
+
         draw_explanation(found, open_image(photo, 600), out)
     return 0
-
-
-def _caption_some(pipeline, names: list[str], options: dict[str, Any], json: bool) -> int:
-    from mrnn.encoders import pool_features
-    from mrnn.explanation import GUESS
-
-    features, positions, errors = pool_features(pipeline.encoder, names)
-    captions = dict(zip(positions, pipeline.caption_features(features, **options) if positions else [], strict=True))
-    guesses = dict(zip(positions, pipeline.unfamiliar(features), strict=True))
-    reasons = {error.name: error for error in errors}
-    for i, name in enumerate(names):
-        if i not in captions:
-            warn(str(reasons[name]))
-            if json:
-                print(as_json({"photo": name, "error": reasons[name].reason}))
-        elif json:
-            fields = {"photo": name, "familiar": not guesses[i]}
-            print(as_json({**fields, "captions": [_caption_fields(c) for c in captions[i]]}))
-        else:
-            if guesses[i]:
-                warn(f"{name}: {GUESS}")
-            for c in captions[i]:
-                print(f"{name}\t{c.text}")
-    sys.stdout.flush()
-    return len(errors)
-
-
-def _caption_fields(c) -> dict[str, Any]:
-    words = [*c.tokens, "<end>"]
-    return {
-        "text": c.text,
-        "log_likelihood": c.log_likelihood,
-        "score": c.score,
-        "tokens": [{"token": w, "log_probability": p} for w, p in zip(words, c.log_probabilities, strict=True)],
-    }
 
 
 def rank(
@@ -183,6 +150,7 @@ def rank(
     top: int = 10,
     score: Literal["raw", "normalised", "per-token", "posterior"] | None = None,
     json: Json = False,
+    device: Device = "auto",
 ) -> int:
     """Rank sentences for each photo, or photos for a sentence, by likelihood; lines of PHOTO, score, sentence.
 
@@ -194,6 +162,7 @@ def rank(
         top: How many to print.
         score: By default normalised for a photo's sentences, raw for a sentence's photos.
         json: Print JSON, one object a line.
+        device: Where to compute.
     """
     if not photos:
         raise Usage("give at least one photo")
@@ -202,10 +171,9 @@ def rank(
     if top < 1:
         raise Usage("--top must be 1 or more")
     from mrnn.encoders import pool_features
-    from mrnn.pipeline import load
-    from mrnn.retrieval import Query
+    from mrnn.tasks.retrieval import Query
 
-    pipeline = load(model)
+    pipeline = open_model(model, device)
     lines, failed = _read_sentences(sentences, pipeline) if sentences is not None else ([sentence or ""], 0)
     if not lines:
         raise ValueError(f"{sentences}: holds no sentence")
@@ -239,7 +207,7 @@ def rank(
 
 def _familiar(pipeline, features, names: list[str]) -> list[bool]:
     """Which photos are like those the model was trained on; the others are named."""
-    from mrnn.explanation import GUESS
+    from mrnn.tasks.familiarity import GUESS
 
     familiar = [not guess for guess in pipeline.unfamiliar(features)]
     for name, known in zip(names, familiar, strict=True):
@@ -275,6 +243,7 @@ def score(
     pairs: Annotated[Path | None, arg(metavar="TABLE")] = None,
     model: str = "base",
     json: Json = False,
+    device: Device = "auto",
 ) -> int:
     """How well each caption of a table fits its photo: a reference-free score, low for wrong captions.
 
@@ -284,12 +253,12 @@ def score(
         pairs: CSV, TSV, JSONL or Parquet with an image and a caption column; photos relative to its folder.
         model: Bundled model, folder or hub name.
         json: Print JSON, one object a line.
+        device: Where to compute.
     """
     if pairs is None:
         raise Usage("say where the table is: --pairs TABLE")
     from mrnn.corpora.table import read_pairs
     from mrnn.encoders import pool_features
-    from mrnn.pipeline import load
     from mrnn.text import tokenise
 
     rows, broken = read_pairs(pairs)
@@ -299,7 +268,7 @@ def score(
     for caption in wordless:
         warn(f"left out {caption!r}: it has no word")
     rows = [row for row in rows if row[2] not in wordless]
-    pipeline = load(model)
+    pipeline = open_model(model, device)
     names = list(dict.fromkeys(str(path) for _, path, _ in rows))
     features, positions, errors = pool_features(pipeline.encoder, names)
     for error in errors:

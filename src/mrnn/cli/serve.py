@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from mrnn.cli.console import Usage, say, warn
+from mrnn.cli.console import Device, Usage, open_model, say, warn
 
 
 def serve(
@@ -16,6 +16,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str = "",
+    device: Device = "auto",
 ) -> int:
     """Serve the web page and the JSON API.
 
@@ -26,6 +27,7 @@ def serve(
         host: Address to listen on; any other than this machine's own needs a token.
         port: To listen on.
         token: That every request must bear; or set MRNN_TOKEN.
+        device: Where to compute.
     """
     token = token or os.environ.get("MRNN_TOKEN", "")
     if not 0 <= port < 2**16:
@@ -37,14 +39,13 @@ def serve(
     except ImportError:
         raise ValueError("the web page needs an extra: pip install 'mrnn[web]'") from None
     from mrnn.library import Library, default_library
-    from mrnn.pipeline import load
     from mrnn.web import create_app, is_loopback
 
     if not is_loopback(host) and not token:
         raise Usage(f"{host} can be reached from elsewhere: give a token by --token or in MRNN_TOKEN")
     if index is not None and not index.is_dir():
         raise ValueError(f"{index}: no such folder")
-    pipeline = load(model)
+    pipeline = open_model(model, device)
     place = library or default_library()
     photos = None
     if library is not None or index is not None:

@@ -9,7 +9,6 @@ Shapes: N images, D feature width.
 """
 
 import contextlib
-import fcntl
 import math
 import os
 import time
@@ -17,11 +16,12 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from mrnn.encoders.base import Encoder
 from mrnn.files import sha256, write_json
 from mrnn.images import ImageError, PhotoFile, StoredPhoto
-from mrnn.workers import each
+from mrnn.threads import cores, each
 
 _LINE = 65  # 64 hexadecimal digits and a line end
 
@@ -40,11 +40,10 @@ class FeatureCache:
         encoder: Whose features.
         folder: Where the caches of all encoders lie; `default_folder()` if None.
         mirror: Hold the features of the photos' mirror images.
-        workers: Processes that decode photos; 0 leaves that to threads.
     """
 
-    def __init__(self, encoder: Encoder, folder: Path | str | None = None, mirror: bool = False, workers: int = 0):
-        self.encoder, self.mirror, self.workers = encoder, mirror, workers
+    def __init__(self, encoder: Encoder, folder: Path | str | None = None, mirror: bool = False):
+        self.encoder, self.mirror = encoder, mirror
         safe = "".join(c if c.isalnum() else "_" for c in encoder.name.partition(":")[0])
         self.folder = Path(folder or default_folder()) / "features" / f"{safe}-{encoder.fingerprint[:16]}"
         if mirror:
@@ -55,14 +54,14 @@ class FeatureCache:
         self,
         paths: Sequence[PhotoFile],
         progress: Callable[[int, int], None] = lambda done, total: None,
-        threads: int = 2,
+        threads: int | None = None,
     ) -> tuple[np.ndarray, list[int], list[ImageError]]:
         """Pooled features of the photos, encoding those that are not in the cache yet.
 
         Args:
             paths: Photos.
             progress: Called with the number of photos that are done, and of all.
-            threads: Reading and decoding threads.
+            threads: Reading and decoding threads; as many as there are cores if None.
 
         Returns:
             (N, D), or (N, 1 + K, D), float16 features of the photos that can be used, their positions in `paths`,
@@ -71,7 +70,7 @@ class FeatureCache:
         Raises:
             ValueError: The encoder gives numbers that are not finite; the photo is named.
         """
-        keys: list[str | ImageError] = list(each(list(paths), _content_hash, threads))
+        keys: list[str | ImageError] = list(each(paths, _content_hash, threads or cores()))
         known = self._known()
         missing: dict[str, PhotoFile] = {
             key: path for key, path in zip(keys, paths, strict=True) if isinstance(key, str) and key not in known
@@ -98,17 +97,16 @@ class FeatureCache:
             raise ValueError(f"{self._rows_file}: holds features that are not finite; delete the folder")
         return found, usable, errors
 
-    def _encode(self, missing: dict[str, PhotoFile], progress, total: int, threads: int) -> list[ImageError]:
+    def _encode(self, missing: dict[str, PhotoFile], progress, total: int, threads: int | None) -> list[ImageError]:
         names, paths = list(missing), list(missing.values())
         errors: list[ImageError] = []
         with self._writing() as (rows, lines):
             done = total - len(missing)
-            encoded = self.encoder.encode(paths, threads=threads, mirror=self.mirror, workers=self.workers)
-            for positions, features, bad in encoded:
+            for positions, features, bad in self.encoder.encode(paths, threads=threads, mirror=self.mirror):
                 errors += bad
                 if features is not None:
                     with np.errstate(over="ignore"):  # what overflows is refused below, with the photo's name
-                        pooled = features.pooled.float().cpu().numpy().astype(np.float16)
+                        pooled = features.pooled.astype(np.float16)
                     finite = np.isfinite(pooled).reshape(len(pooled), -1).all(1)
                     if not finite.all():
                         photo = paths[positions[int(finite.argmin())]]
@@ -129,21 +127,15 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "encoder.json").exists():
             write_json(self.folder / "encoder.json", self.encoder.describe())
-        with (self.folder / "lock").open("w") as lock:
-            while True:
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                time.sleep(0.2)
-            with self._rows_file.open("ab") as rows, self._keys_file.open("ab") as lines:
-                n = min(rows.tell() // self._row_bytes, lines.tell() // _LINE)
-                rows.truncate(n * self._row_bytes)
-                lines.truncate(n * _LINE)
-                yield rows, lines
+        with FileLock(self.folder / "lock"), self._rows_file.open("ab") as rows, self._keys_file.open("ab") as lines:
+            n = min(rows.tell() // self._row_bytes, lines.tell() // _LINE)
+            rows.truncate(n * self._row_bytes)
+            lines.truncate(n * _LINE)
+            yield rows, lines
 
     @property
     def _row_bytes(self) -> int:
-        return 2 * math.prod(self.encoder.row)
+        return 2 * math.prod(self.encoder.feature_shape)
 
     def _known(self) -> dict[str, int]:
         if not (self._keys_file.exists() and self._rows_file.exists()):
@@ -154,15 +146,27 @@ class FeatureCache:
 
     def _rows(self, n: int) -> np.ndarray:
         if n == 0:
-            return np.empty((0, *self.encoder.row), np.float16)
+            return np.empty((0, *self.encoder.feature_shape), np.float16)
         # Two processes that met the same photo leave two rows of it: n counts hashes, the file holds more.
         size = self._rows_file.stat().st_size // self._row_bytes
-        return np.memmap(self._rows_file, np.float16, "r", shape=(size, *self.encoder.row))
+        return np.memmap(self._rows_file, np.float16, "r", shape=(size, *self.encoder.feature_shape))
+
+
+# Of files read before in this process: a data set's splits, views and figures ask for the same photos again.
+_HASHES: dict[tuple[str, int, int], str] = {}
+_SETTLED = 2_000_000_000  # nanoseconds: a file written since may be written again without its time telling
 
 
 def _content_hash(path: PhotoFile) -> str | ImageError:
     try:
-        return sha256(path.read_bytes() if isinstance(path, StoredPhoto) else Path(path))
+        if isinstance(path, StoredPhoto):
+            return sha256(path.read_bytes())
+        status = Path(path).stat()
+        key = str(path), status.st_size, status.st_mtime_ns
+        found = _HASHES.get(key) or sha256(Path(path))
+        if time.time_ns() - status.st_mtime_ns > _SETTLED:
+            _HASHES[key] = found
+        return found
     except FileNotFoundError:
         return ImageError(str(path), "no such file")
     except OSError as error:

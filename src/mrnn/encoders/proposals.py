@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mrnn.encoders.base import fingerprint
-from mrnn.encoders.huggingface import quiet
 from mrnn.files import first_line, sha256
+from mrnn.workshop import workshop
 
 PROPOSERS = ("selective-search", "onnx:FILE", "huggingface:MODEL")
 
 WHOLE_PHOTO = np.array([[0, 0, 1, 1]], np.float32)
 _CANDIDATES = 60  # crops a photo that are classified, 20 to 40 ms each with EfficientNet-Lite2
-_LEAST_SCORE = 0.05  # torchvision's detectors, too, report nothing below it
+LEAST_SCORE = 0.05  # torchvision's detectors, too, report nothing below it
 _LONGER_SIDE = 200  # selective search's time grows with the pixels; 200 still separate a cup from its saucer
 _LEAST_SIDE = 20  # of those: an upscaled crop of fewer pixels says little
 _GREATEST_ASPECT = 3
@@ -79,7 +78,7 @@ def load_proposer(name: str) -> Proposer:
     if kind == "onnx" and source:
         return onnx_detector(source)
     if kind == "huggingface" and source:
-        return transformers_detector(source)
+        return workshop("networks.detector").transformers_detector(source)
     raise ValueError(f"no proposer {name!r}; there are {', '.join(PROPOSERS)}")
 
 
@@ -113,7 +112,7 @@ def selective_search() -> Proposer:
         boxes = np.hstack([corners, corners + sides])[kept] / (reduced.size * 2)
         boxes = boxes[np.argsort(-sides[kept].prod(1), kind="stable")]
         positions = np.arange(1, len(boxes) + 1) * np.random.default_rng(0).random(len(boxes))
-        return _proposals(boxes[np.argsort(positions)], np.linspace(1, 0.5, len(boxes)))
+        return ordered(boxes[np.argsort(positions)], np.linspace(1, 0.5, len(boxes)))
 
     settings = f"selective-search {cv2.__version__} {_LONGER_SIDE} {_LEAST_SIDE} {_GREATEST_ASPECT}"
     return Proposer("selective-search", hashlib.sha256(settings.encode()).hexdigest(), propose)
@@ -130,12 +129,10 @@ def onnx_detector(path: Path | str) -> Proposer:
     * one (1, 4 + C, A): centre, width and height in pixels, and a score a class (YOLOv8).
 
     Raises:
-        ValueError: onnxruntime is not installed, or the file is missing, no ONNX, or another kind of network.
+        ValueError: The file is missing, no ONNX, or another kind of network.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ValueError("ONNX detectors need an extra: pip install 'mrnn[regions]'") from None
+    import onnxruntime
+
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -160,8 +157,8 @@ def onnx_detector(path: Path | str) -> Proposer:
         except Exception as error:
             raise ValueError(f"{path}: fails on a photo of {size[0]} x {size[1]} ({first_line(error)})") from None
         boxes, scores = read(dict(zip((o.name for o in outputs), values, strict=True)), np.array(size * 2))
-        likely = scores >= _LEAST_SCORE
-        return _proposals(boxes[likely], scores[likely])
+        likely = scores >= LEAST_SCORE
+        return ordered(boxes[likely], scores[likely])
 
     return Proposer(f"onnx:{path}", sha256(path), propose)
 
@@ -218,37 +215,7 @@ def _read_yolo(values: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.nda
     return np.hstack([centres - halves, centres + halves]) / size, values[4:].max(0)
 
 
-def transformers_detector(name: str) -> Proposer:
-    """A detector of the DETR kind (DETR, YOLOS, RT-DETR) by hub name or from a local folder.
-
-    Raises:
-        ValueError: transformers is not installed, or the model cannot be had.
-    """
-    try:
-        import torch
-        from transformers import AutoImageProcessor, AutoModelForObjectDetection
-    except ImportError:
-        raise ValueError("huggingface detectors need transformers: pip install 'mrnn[hf]'") from None
-    try:
-        with quiet():
-            model = AutoModelForObjectDetection.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
-    except (ImportError, OSError, ValueError) as error:  # a backbone of timm's is an ImportError without timm
-        raise ValueError(f"huggingface:{name} cannot be loaded ({first_line(error)})") from None
-    model.eval()
-
-    @torch.inference_mode()
-    def propose(photo: Image.Image) -> Proposals:
-        output = model(**processor(images=photo, return_tensors="pt"))
-        # On a photo of size 1 x 1 pixels are shares
-        (found,) = processor.post_process_object_detection(output, threshold=_LEAST_SCORE, target_sizes=[(1, 1)])
-        return _proposals(found["boxes"].numpy(), found["scores"].numpy())
-
-    described = model.config.to_json_string() + processor.to_json_string()
-    return Proposer(f"huggingface:{name}", fingerprint(model, described), propose)
-
-
-def _proposals(boxes: np.ndarray, scores: np.ndarray) -> Proposals:
+def ordered(boxes: np.ndarray, scores: np.ndarray) -> Proposals:
     """Proposals inside the photo, best first, without empty ones."""
     assert boxes.shape == (len(scores), 4)
     boxes, scores = boxes.clip(0, 1).astype(np.float32), scores.astype(np.float32)

@@ -2,15 +2,18 @@
 
 `grid:K:ENCODER` averages the encoder's own map over K x K equal parts: regions that cost nothing.
 `boxes:PROPOSER:ENCODER` finds K = 19 regions as R-CNN does (see `proposals.py`) and encodes the crop of each.
+Several encoders of one input may also stand side by side as one.
 
 Shapes: N images, K regions, D feature width, S side of the input, H x W grid cells.
 """
 
+import hashlib
+import math
+from collections.abc import Sequence
+
 import numpy as np
-import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor, nn
 
 from mrnn.encoders.base import Encoder, ImageFeatures
 from mrnn.encoders.proposals import Proposer, crop, top_regions
@@ -23,67 +26,87 @@ class GridRegions(Encoder):
     """The whole photo, then K x K equal parts of it, row by row.
 
     Args:
-        name: What `load_encoder` calls it.
+        name: What `networks.load_encoder` calls it.
         encoder: With a grid.
         parts: K.
+        fingerprint: Of the whole.
     """
 
-    def __init__(self, name: str, encoder: Encoder, parts: int):
+    def __init__(self, name: str, encoder: Encoder, parts: int, fingerprint: str):
         super().__init__(
-            name, encoder.network, encoder.preprocessing, encoder.width, f"{encoder.fingerprint} grid {parts}"
+            name,
+            encoder.network,
+            encoder.preprocessing,
+            encoder.width,
+            fingerprint,
+            (1 + parts * parts, encoder.width),
+            encoder.classifier,
         )
-        self.parts = parts
-        self.row = (1 + parts * parts, encoder.width)
+        self.inner, self.parts = encoder, parts
 
-    @torch.inference_mode()
-    def forward(self, pixels: UInt8[Tensor, "N S S 3"]) -> ImageFeatures:
+    def __call__(self, pixels: UInt8[np.ndarray, "N S S 3"]) -> ImageFeatures:
         """Encode a batch of preprocessed photos.
 
         Raises:
             ValueError: The network has no grid.
         """
-        features = super().forward(pixels)
-        if features.grid is None:
+        pooled, grid = self.network(pixels)
+        if grid is None:
             raise ValueError(f"{self.name}: the network has no grid to take regions from")
-        cells = features.grid.permute(0, 3, 1, 2)
-        parts = nn.functional.adaptive_avg_pool2d(cells, self.parts).flatten(2).transpose(1, 2)
-        edges = torch.arange(self.parts, device=pixels.device) / self.parts
-        top, left = torch.meshgrid(edges, edges, indexing="ij")
-        boxes = torch.stack([left, top, left + 1 / self.parts, top + 1 / self.parts], -1).flatten(0, 1)
-        whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=pixels.device)
-        boxes = torch.cat([whole, boxes]).expand(len(pixels), -1, -1)
-        return ImageFeatures(torch.cat([features.pooled[:, None], parts], 1), features.grid, boxes)
+        shares = self.cell_shares(*grid.shape[1:3])[1:]
+        parts = shares @ grid.reshape(len(grid), -1, grid.shape[3])
+        left, top = np.meshgrid(*[np.arange(self.parts, dtype=np.float32) / self.parts] * 2)
+        boxes = np.stack([left, top, left + 1 / self.parts, top + 1 / self.parts], -1).reshape(-1, 4)
+        boxes = np.concatenate([np.array([[0, 0, 1, 1]], np.float32), boxes.astype(np.float32)])
+        return ImageFeatures(
+            np.concatenate([pooled[:, None], parts], 1), grid, np.broadcast_to(boxes, (len(grid), *boxes.shape))
+        )
 
-    def cell_shares(self, rows: int, columns: int) -> Float[Tensor, "regions cells"]:
-        """Of the whole photo the same of all, and of a part the same of those it covers."""
-        one_hot = torch.eye(rows * columns).unflatten(1, (rows, columns))
-        parts = nn.functional.adaptive_avg_pool2d(one_hot[None], self.parts)[0].flatten(1).t()
-        return torch.cat([super().cell_shares(rows, columns), parts])
+    def cell_shares(self, rows: int, columns: int) -> Float[np.ndarray, "regions cells"]:
+        """Of the whole photo the same of all, and of a part the same of those it covers, wholly or not."""
+
+        def covered(cells: int) -> np.ndarray:
+            cell = np.arange(cells)
+            first = [part * cells // self.parts for part in range(self.parts)]
+            last = [math.ceil((part + 1) * cells / self.parts) for part in range(self.parts)]
+            inside = np.stack([(a <= cell) & (cell < b) for a, b in zip(first, last, strict=True)])
+            return inside / inside.sum(1, keepdims=True)
+
+        parts = np.einsum("ay,bx->abyx", covered(rows), covered(columns)).reshape(self.parts**2, -1)
+        return np.concatenate([super().cell_shares(rows, columns), parts.astype(np.float32)])
 
 
 class BoxRegions(Encoder):
     """The whole photo, then the crops of the regions that a proposer finds.
 
     Args:
-        name: What `load_encoder` calls it.
-        encoder: Whose network classifies, for the crops are scored by their likeliest class.
+        name: What `networks.load_encoder` calls it.
+        encoder: With a classifier, for the crops are scored by their likeliest class.
         proposer: Finds the boxes.
+        fingerprint: Of the whole.
+
+    Raises:
+        ValueError: The encoder has no classifier.
     """
 
-    decodes_alone = False
-
-    def __init__(self, name: str, encoder: Encoder, proposer: Proposer):
-        structure = f"{encoder.fingerprint} {proposer.fingerprint} {BOXES}"
-        super().__init__(name, encoder.network, encoder.preprocessing, encoder.width, structure)
-        if not hasattr(encoder.network, "classify"):
+    def __init__(self, name: str, encoder: Encoder, proposer: Proposer, fingerprint: str):
+        if encoder.classifier is None:
             raise ValueError(f"{name}: regions are scored by a classifier, which {encoder.name} does not have")
-        self.proposer = proposer
-        self.row = (1 + BOXES, encoder.width)
+        super().__init__(
+            name,
+            encoder.network,
+            encoder.preprocessing,
+            encoder.width,
+            fingerprint,
+            (1 + BOXES, encoder.width),
+            encoder.classifier,
+        )
+        self.inner, self.proposer = encoder, proposer
 
-    def forward(self, pixels: UInt8[Tensor, "N K S S 3"]) -> ImageFeatures:
+    def __call__(self, pixels: UInt8[np.ndarray, "N K S S 3"]) -> ImageFeatures:
         """Encode the crops of a batch of photos."""
-        crops = torch.cat([super(BoxRegions, self).forward(part).pooled for part in pixels.flatten(0, 1).split(8)])
-        return ImageFeatures(crops.unflatten(0, pixels.shape[:2]))
+        crops = self._pooled(pixels.reshape(-1, *pixels.shape[2:]))
+        return ImageFeatures(crops.reshape(*pixels.shape[:2], -1))
 
     def boxes(self, photo: Image.Image) -> Float[np.ndarray, "K 4"]:
         """Left, top, right, bottom of the whole photo and its regions, as shares of width and height.
@@ -93,11 +116,15 @@ class BoxRegions(Encoder):
         """
         return top_regions(photo, self.proposer, self._classify, BOXES)
 
+    def _pooled(self, pixels: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.network(pixels[i : i + 8])[0] for i in range(0, len(pixels), 8)])
+
     def _classify(self, crops: list[Image.Image]) -> np.ndarray:
-        pixels = torch.from_numpy(np.stack([self.preprocessing(crop) for crop in crops])).to(self.mean.device)
-        with torch.inference_mode():
-            pooled = torch.cat([super(BoxRegions, self).forward(part).pooled for part in pixels.split(8)])
-            return self.network.classify(pooled).softmax(-1).amax(-1).cpu().numpy()  # ty: ignore[not-callable]
+        """Probability of each crop's likeliest class."""
+        assert self.classifier is not None
+        weight, bias = self.classifier
+        logits = self._pooled(np.stack([self.preprocessing(crop) for crop in crops])) @ weight.T + bias
+        return 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1)
 
     def pixels(self, source: ImageSource) -> UInt8[np.ndarray, "K S S 3"]:
         """The crops of one photo.
@@ -107,3 +134,26 @@ class BoxRegions(Encoder):
         """
         photo = open_image(source)
         return np.stack([self.preprocessing(crop(photo, box)) for box in self.boxes(photo)])
+
+
+class SideBySide(Encoder):
+    """The pooled features of several encoders, one after the other.
+
+    Args:
+        encoders: With one vector a photo each.
+
+    Raises:
+        ValueError: They do not take the same input.
+    """
+
+    def __init__(self, encoders: Sequence[Encoder]):
+        first = encoders[0]
+        if any(encoder.preprocessing != first.preprocessing for encoder in encoders):
+            raise ValueError("encoders that stand side by side need photos of the same size and kind")
+        super().__init__(
+            "+".join(encoder.name for encoder in encoders),
+            lambda pixels: (np.concatenate([e.network(pixels)[0] for e in encoders], 1), None),
+            first.preprocessing,
+            sum(encoder.width for encoder in encoders),
+            hashlib.sha256(" ".join(encoder.fingerprint for encoder in encoders).encode()).hexdigest(),
+        )

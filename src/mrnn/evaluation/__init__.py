@@ -1,33 +1,29 @@
 """Figures of a model on a data set: perplexity, caption metrics, retrieval; flat dictionaries of floats."""
 
-import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import math
 
-from mrnn.consensus import Consensus
+import numpy as np
+from jaxtyping import Float
+
 from mrnn.evaluation.captions import caption_metrics
 from mrnn.evaluation.ranking import retrieval_figures
-from mrnn.generation import Caption, GenerationConfig, generate
-from mrnn.likelihood import pair_log_likelihood, perplexity
-from mrnn.models import LanguageModel
-from mrnn.retrieval import DEFAULTS, Query, Retriever, Score
-from mrnn.text import Vocabulary, tokenise
+from mrnn.pipeline import Pipeline
+from mrnn.tasks.consensus import Consensus
+from mrnn.tasks.generation import Caption, GenerationConfig, generate
+from mrnn.tasks.likelihood import log_likelihood_of, perplexity
+from mrnn.tasks.retrieval import DEFAULTS, Query, Retriever, Score
+from mrnn.text import tokenise
 
 __all__ = ["caption_metrics", "evaluate_captions", "evaluate_likelihood", "evaluate_retrieval"]
 
 
 def evaluate_likelihood(
-    model: LanguageModel,
-    vocabulary: Vocabulary,
-    captions: list[tuple[str, ...]],
-    features: Float[Tensor, "N ..."],
+    pipeline: Pipeline, captions: list[tuple[str, ...]], features: Float[np.ndarray, "N ..."]
 ) -> dict[str, float]:
     """Perplexity of every caption given its photo.
 
     Args:
-        model: In evaluation mode.
-        vocabulary: The model's; words outside it count as one token, the unknown sign.
+        pipeline: The model and its words; those outside them count as one token, the unknown sign.
         captions: For each of N photos its captions.
         features: (N, ...) of the same photos.
 
@@ -35,39 +31,41 @@ def evaluate_likelihood(
         `perplexity` and `bits` a token, the end sign included; `tokens`, and `unknown`, their share
         that is not in the vocabulary.
     """
+    vocabulary = pipeline.vocabulary
     sentences = [(i, vocabulary.encode(tokenise(c))) for i, several in enumerate(captions) for c in several]
     sentences = [(i, ids) for i, ids in sentences if ids]
-    score = pair_log_likelihood(model, vocabulary, [ids for _, ids in sentences], [i for i, _ in sentences], features)
-    tokens = sum(len(ids) + 1 for _, ids in sentences)
-    value = perplexity(score.double().sum().item(), tokens)
-    unknown = sum(ids.count(vocabulary.unknown) for _, ids in sentences)
+    owner, ids_of = [i for i, _ in sentences], [ids for _, ids in sentences]
+    score = log_likelihood_of(pipeline.model, vocabulary, ids_of, owner, features)
+    tokens = sum(len(ids) + 1 for ids in ids_of)
+    value = perplexity(math.fsum(score), tokens)
+    unknown = sum(ids.count(vocabulary.unknown) for ids in ids_of)
     return {
         "perplexity": value,
-        "bits": torch.tensor(value, dtype=torch.float64).log2().item(),
+        "bits": math.log2(value),
         "tokens": float(tokens),
         "unknown": unknown / tokens,
     }
 
 
 def evaluate_captions(
-    model: LanguageModel,
-    vocabulary: Vocabulary,
+    pipeline: Pipeline,
     references: list[tuple[str, ...]],
-    features: Float[Tensor, "N ..."],
-    generation: GenerationConfig,
-    centre: Float[Tensor, " M"] | None = None,
+    features: Float[np.ndarray, "N ..."],
+    generation: GenerationConfig | None = None,
     consensus: Consensus | None = None,
 ) -> tuple[dict[str, float], list[Caption]]:
     """Caption every photo, by consensus if given, and compare with its references.
 
-    See `caption_metrics`, `generate` and `Consensus`.
+    See `caption_metrics`, `generate` and `Consensus`; the model's own way of searching if `generation` is None.
     """
-    with torch.inference_mode():
-        image = torch.cat([model.encode_image(part) for part in features.split(512)])
+    model, vocabulary = pipeline.model, pipeline.vocabulary
+    generation = generation or pipeline.generation
+    image = model.encode_image(features)
     if consensus is not None:
         found = consensus.caption(model, vocabulary, image, generation)
     else:
-        found = generate(model, vocabulary, image, generation, centre)
+        # What is reported was searched for without rounding.
+        found = generate(model, vocabulary, image, generation, pipeline.centre, precision="float32")
     captions = [several[0] for several in found]
     return caption_metrics([caption.text for caption in captions], references), captions
 
@@ -91,5 +89,5 @@ def evaluate_retrieval(
     lists: dict[Query, int | None] = {"image": shortlist and shortlist * each, "sentence": shortlist}
     scores: dict[str, np.ndarray] = {}
     for query, k in lists.items():
-        scores[query] = retriever.ranked(query, score or DEFAULTS[query], k).numpy()
+        scores[query] = retriever.ranked(query, score or DEFAULTS[query], k)
     return retrieval_figures(scores, owner), scores

@@ -3,9 +3,8 @@
 from dataclasses import fields
 from typing import Any
 
-from mrnn.models.base import LanguageModel, NeuralLanguageModel, map_state
+from mrnn.models.base import Config, LanguageModel, NeuralLanguageModel, map_state
 from mrnn.models.classes import ClassesConfig, MRNNClasses, class_words
-from mrnn.models.ensemble import Ensemble
 from mrnn.models.lbl import LBL, LBLConfig
 from mrnn.models.mlbl import MLBLB, MLBLF, MLBLBConfig, MLBLFConfig
 from mrnn.models.mrnn import MRNN, MRNNConfig
@@ -13,7 +12,7 @@ from mrnn.models.ngram import NGram, NGramConfig
 from mrnn.models.regions import MRNNRegions, RegionsConfig
 from mrnn.models.rnn import RNN, RNNConfig
 from mrnn.models.transformer import Transformer, TransformerConfig
-from mrnn.models.tuned import TunedConfig, TunedMRNN, tail_parameters
+from mrnn.models.tuned import TunedConfig, TunedMRNN
 
 __all__ = [
     "LBL",
@@ -23,7 +22,7 @@ __all__ = [
     "MRNN",
     "RNN",
     "ClassesConfig",
-    "Ensemble",
+    "Config",
     "LBLConfig",
     "LanguageModel",
     "MLBLBConfig",
@@ -45,7 +44,6 @@ __all__ = [
     "class_words",
     "map_state",
     "model_name",
-    "tail_parameters",
 ]
 
 MODELS: dict[str, type[LanguageModel]] = {

@@ -1,22 +1,59 @@
-"""The waist: three calls that every model fills and every task is written against.
+"""The waist: three calls that every model fills, and the questions that only a model can answer.
 
 The image enters late, so a model splits into what the sentence says alone, what the image says alone, and
-the one step that sees both. Perplexity, generation, retrieval and explanation use these three calls only.
+the one step that sees both. How a model is used, by these calls, is in `runtime/protocol.py`.
 
 Shapes: B batch, T time, N images, V vocabulary, M multimodal width, F width of an image vector (M, but for models over
 regions), H hidden units under the softmax, D feature width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mrnn.encoders import Encoder
+from mrnn.text import Vocabulary
+
 State = Any  # None, a tensor, or tuples of tensors, batch first
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes and options of a model."""
+
+    def for_encoder(self, encoder: str) -> str:
+        """Name of the encoder whose features the model takes, where a recipe names the encoder given."""
+        return encoder
+
+
+def check_shares(config: Config, *names: str) -> None:
+    """Refuse shares that are no shares, or that would leave fewer than one unit of 256.
+
+    Raises:
+        ValueError: One of them is below 0, or too near to 1.
+    """
+    for name in names:
+        if not 0 <= getattr(config, name) <= MOST_DROPPED:
+            raise ValueError(f"model.{name} is {getattr(config, name)}, but must be between 0 and {MOST_DROPPED}")
+
+
+def check_sizes(config: Config, *names: str) -> None:
+    """Refuse layers without units.
+
+    Raises:
+        ValueError: One of them is below 1.
+    """
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ValueError(f"model.{name} is {getattr(config, name)}, but must be 1 or more")
+
+
+MOST_DROPPED = 0.99
 
 
 class LanguageModel(nn.Module, ABC):
@@ -31,10 +68,16 @@ class LanguageModel(nn.Module, ABC):
     Config: ClassVar[Any]
     uses_image: ClassVar[bool] = True
     uses_regions: ClassVar[bool] = False  # its features are (N, 1 + K, D), the whole photo first
+    trained_by_gradient: ClassVar[bool] = True  # its weights can be started from and trained on
+    learns_words_from_text: ClassVar[bool] = False  # words of captions without photos join its vocabulary
 
     def __init__(self, config: Any, vocabulary: int, features: int):
         super().__init__()
         self.config, self.vocabulary, self.features = config, vocabulary, features
+
+    @abstractmethod
+    def begin(self, n: int) -> State:
+        """The state of n sentences before their start sign; tensors with n rows, each of one value."""
 
     @abstractmethod
     def encode_text(self, tokens: Int[Tensor, "B T"], state: State = None) -> tuple[Float[Tensor, "B T M"], State]:
@@ -60,6 +103,12 @@ class LanguageModel(nn.Module, ABC):
         The softmax over V is the model's distribution; models that count give log-probabilities here.
         """
 
+    @abstractmethod
+    def pull(
+        self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"], raised: Float[Tensor, "... V"]
+    ) -> Float[Tensor, "... F"]:
+        """The gradient of raised . logits(text, image) in the image, written out."""
+
     def forward(self, tokens: Int[Tensor, "B T"], features: Float[Tensor, "B ..."]) -> Float[Tensor, "B T V"]:
         """The three calls in a row: next-word logits of a batch of sentences, each with its image."""
         text, _ = self.encode_text(tokens)
@@ -68,6 +117,53 @@ class LanguageModel(nn.Module, ABC):
     def encode_cells(self, features: Float[Tensor, "C ..."]) -> Float[Tensor, "C F"]:
         """One image vector a grid cell, whose mean is that of the cells' mean features; for explanations."""
         return self.encode_image(features)
+
+    def branch(self, words: Int[Tensor, " T"]) -> Float[Tensor, "T M"] | None:
+        """The part of the text that the last word alone gives; None where it is not told apart."""
+        return None
+
+    def attention(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"]) -> Float[Tensor, "... K"] | None:
+        """The share of its attention that each region gets; None of a model without attention."""
+        return None
+
+    @classmethod
+    def check_encoder(cls, encoder: Encoder) -> None:
+        """Refuse features that the model cannot take.
+
+        Raises:
+            ValueError: They are of another kind.
+        """
+        if cls.uses_regions != (len(encoder.feature_shape) == 2) or len(encoder.feature_shape) > 2:
+            needed = "regions, such as grid:3:efficientnet_lite2" if cls.uses_regions else "one vector a photo"
+            raise ValueError(f"{cls.__name__} needs an encoder of {needed}, which {encoder.name} is not")
+
+    @classmethod
+    def build(cls, config: Any, vocabulary: Vocabulary, encoder: Encoder) -> "LanguageModel":
+        """A model with fresh weights for some words, on what an encoder gives."""
+        return cls(config, len(vocabulary), encoder.width)
+
+    def join(self, encoder: Encoder) -> Encoder:
+        """The encoder at use: of a model that trained a part of it, with that part."""
+        return encoder
+
+    def fit(self, sentences: Sequence[Sequence[int]], vocabulary: Vocabulary, loop: Callable[[], Any]) -> Any:
+        """Learn from sentences: by the training loop, whose answer is returned; or by counting, which returns None."""
+        return loop()
+
+    def parameter_groups(self) -> list[tuple[str, list[nn.Parameter]]]:
+        """Parameters by the rate they are trained with: `model`, or `encoder` of a CNN's."""
+        return [("model", list(self.parameters()))]
+
+    def check(self, name: str, weight: Tensor) -> None:
+        """Refuse weights that cannot be right.
+
+        Raises:
+            ValueError: They hold what no trained model has.
+        """
+        if not weight.isfinite().all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+        if name == "feature_std" and not (weight > 0).all():
+            raise ValueError("a feature's deviation is not above 0")
 
     def describe(self) -> dict[str, Any]:
         """The JSON form that a saved model holds; `build_model` reads it back."""
@@ -94,12 +190,24 @@ class NeuralLanguageModel(LanguageModel):
         """The hidden units under the softmax layer."""
 
     @abstractmethod
+    def pull_hidden(
+        self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"], raised: Float[Tensor, "... H"]
+    ) -> Float[Tensor, "... F"]:
+        """The gradient of raised . fuse(text, image) in the image, written out."""
+
+    @abstractmethod
     def softmax_layer(self) -> tuple[Float[Tensor, "V H"], Float[Tensor, " V"]]:
         """Weights and bias from the hidden units to the logits."""
 
     def logits(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"]) -> Float[Tensor, "... V"]:
         """Softmax layer over the fused units."""
         return nn.functional.linear(self.fuse(text, image), *self.softmax_layer())
+
+    def pull(
+        self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"], raised: Float[Tensor, "... V"]
+    ) -> Float[Tensor, "... F"]:
+        """Through the softmax layer, then through the fused units."""
+        return self.pull_hidden(text, image, nn.functional.linear(raised, self.softmax_layer()[0].t()))
 
     def standardise(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
         """Features with mean 0 and deviation 1 over the training images."""

@@ -6,19 +6,20 @@
     P(w_{t+1} | w_1..t, I) = softmax(U_M m(t) + a s(t) E e(I))      E puts e_k at word k; the rest as in `mrnn.py`
 
 u, c and a are shared by all words. So a word whose use is learned from text alone, at the mean image, where e is 0, is
-said of a photo as readily as those that captions of photos taught. `encoders/imagenet_words.py` has the words.
+said of a photo as readily as those that captions of photos taught. `models/imagenet_words.py` has the words.
 
 Shapes: N images, V vocabulary, M multimodal width, K words with classes, D feature width, F = M + K.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mrnn.encoders.imagenet_words import classes_of
-from mrnn.models.mrnn import MRNN, MRNNConfig
+from mrnn.encoders import Encoder
+from mrnn.models.imagenet_words import classes_of
+from mrnn.models.mrnn import MRNN, MRNNConfig, g, g_slope
 from mrnn.text import Vocabulary
 
 CLASSES = 1000
@@ -46,6 +47,7 @@ class MRNNClasses(MRNN):
     """m-RNN with class words; see the equations at the top of this file."""
 
     Config = ClassesConfig
+    learns_words_from_text = True  # its classifier speaks for words that no photo was captioned with
     classifier_weight: Tensor
     classifier_bias: Tensor
     members: Tensor
@@ -63,6 +65,27 @@ class MRNNClasses(MRNN):
         self.register_buffer("places", places, persistent=False)
         self.u = nn.Linear(config.multimodal, 1)
         self.a = nn.Parameter(torch.ones(()))
+
+    @classmethod
+    def check_encoder(cls, encoder: Encoder) -> None:
+        """Refuse an encoder whose network has no classifier of ImageNet's classes.
+
+        Raises:
+            ValueError: It has none.
+        """
+        super().check_encoder(encoder)
+        if encoder.classifier is None:
+            raise ValueError(f"class words need an encoder that knows ImageNet's classes, and {encoder.name} does not")
+
+    @classmethod
+    def build(cls, config: ClassesConfig, vocabulary: Vocabulary, encoder: Encoder) -> "MRNNClasses":
+        """With the encoder's classifier, and those of the words that stand for classes."""
+        words, ids = class_words(vocabulary)
+        model = cls(replace(config, words=words, ids=ids), len(vocabulary), encoder.width)
+        assert encoder.classifier is not None
+        model.classifier_weight.copy_(torch.from_numpy(encoder.classifier[0]))
+        model.classifier_bias.copy_(torch.from_numpy(encoder.classifier[1]))
+        return model
 
     def encode_image(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N F"]:
         """V_I I, then e(I)."""
@@ -87,6 +110,18 @@ class MRNNClasses(MRNN):
         m = super().fuse(text, image[..., :size])
         said = self.a * torch.sigmoid(self.u(m)) * image[..., size:]
         return torch.cat([m, said.expand(*m.shape[:-1], -1)], -1)
+
+    def pull_hidden(
+        self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"], raised: Float[Tensor, "... H"]
+    ) -> Float[Tensor, "... F"]:
+        """Through m(t), which the classifier's say depends on, and to the evidence itself."""
+        size = self.config.multimodal
+        x, evidence = text + image[..., :size], image[..., size:]
+        s = torch.sigmoid(self.u(g(x)))
+        to_m, to_said = raised[..., :size], raised[..., size:]
+        to_s = self.a * (to_said * evidence).sum(-1, keepdim=True)
+        to_m = to_m + to_s * s * (1 - s) * self.u.weight[0]
+        return torch.cat([to_m * g_slope(x), self.a * s * to_said], -1)
 
     def softmax_layer(self) -> tuple[Float[Tensor, "V H"], Float[Tensor, " V"]]:
         """U_M with E behind it, and the bias."""

@@ -6,7 +6,8 @@ Modelling", section 3).
 
 Before the start sign there is nothing, a vector of zeros.
 
-Shapes: B batch, T time, N images, V vocabulary, K units of a word vector, C words of context, D feature width.
+Shapes: B batch, T time, N images, V vocabulary, K units of a word vector, C words of context, P = C - 1,
+D feature width.
 """
 
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mrnn.models.base import NeuralLanguageModel, State
+from mrnn.models.base import Config, NeuralLanguageModel, State, check_shares, check_sizes
 from mrnn.models.dropout import ByteDropout
 
 
 @dataclass(frozen=True)
-class LBLConfig:
+class LBLConfig(Config):
     """Sizes and options.
 
     Args:
@@ -36,12 +37,8 @@ class LBLConfig:
     dropout_multimodal: float = 0.0
 
     def __post_init__(self):
-        for name in ("word", "context"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}, but must be 1 or more")
-        for name in ("dropout_word", "dropout_multimodal"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}, but must be 0 or more and below 1")
+        check_sizes(self, "word", "context")
+        check_shares(self, "dropout_word", "dropout_multimodal")
 
 
 class Context(nn.Module):
@@ -56,11 +53,15 @@ class Context(nn.Module):
         super().__init__()
         self.C = nn.ModuleList(nn.Linear(word, word, bias=False) for _ in range(context))
 
-    def forward(self, r: Float[Tensor, "B T K"], state: State) -> tuple[Float[Tensor, "B T K"], State]:
+    def begin(self, n: int) -> Float[Tensor, "B P K"]:
+        """Before the start sign there is nothing."""
+        weight = next(self.parameters())
+        return torch.zeros(n, len(self.C) - 1, len(weight), device=weight.device)
+
+    def forward(self, r: Float[Tensor, "B T K"], state: Float[Tensor, "B P K"]) -> tuple[Float[Tensor, "B T K"], State]:
         """The predicted vectors, and the last C - 1 words' vectors, which an earlier call returned as `state`."""
         before, T = len(self.C) - 1, r.shape[1]
-        past = r.new_zeros(len(r), before, r.shape[2]) if state is None else state
-        r = torch.cat([past, r], 1)
+        r = torch.cat([state, r], 1)
         predicted = torch.stack([C(r[:, before - i : before - i + T]) for i, C in enumerate(self.C)]).sum(0)
         return predicted, r[:, T:]
 
@@ -81,17 +82,27 @@ class LBL(NeuralLanguageModel):
         # The vectors are also the softmax layer: of unit deviation, its logits would begin far too large.
         nn.init.normal_(self.R.weight, std=config.word**-0.5)
 
+    def begin(self, n: int) -> State:
+        """No word's vector."""
+        return self.context.begin(n)
+
     def encode_text(self, tokens: Int[Tensor, "B T"], state: State = None) -> tuple[Float[Tensor, "B T K"], State]:
         """r^(t), and the vectors of the last C - 1 words."""
-        return self.context(self.drop_word(self.R(tokens)), state)
+        return self.context(self.drop_word(self.R(tokens)), self.begin(len(tokens)) if state is None else state)
 
     def encode_image(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N K"]:
         """Zeros, whatever the image."""
-        return torch.zeros(len(features), self.config.word, device=features.device)
+        return features.new_zeros(len(features), self.config.word)
 
     def fuse(self, text: Float[Tensor, "... K"], image: Float[Tensor, "... K"]) -> Float[Tensor, "... K"]:
         """r^(t)."""
         return self.drop_multimodal(text + image)
+
+    def pull_hidden(
+        self, text: Float[Tensor, "... K"], image: Float[Tensor, "... K"], raised: Float[Tensor, "... K"]
+    ) -> Float[Tensor, "... K"]:
+        """The same: text and image are added."""
+        return raised.expand(torch.broadcast_shapes(text.shape, image.shape))
 
     def softmax_layer(self) -> tuple[Float[Tensor, "V K"], Float[Tensor, " V"]]:
         """R and b."""

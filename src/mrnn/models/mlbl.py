@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mrnn.models.base import NeuralLanguageModel, State
+from mrnn.models.base import NeuralLanguageModel, State, check_shares, check_sizes
 from mrnn.models.dropout import ByteDropout
 from mrnn.models.lbl import LBL, Context, LBLConfig
 
@@ -40,8 +40,7 @@ class MLBLBConfig(LBLConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.dropout_image < 1:
-            raise ValueError(f"model.dropout_image is {self.dropout_image}, but must be 0 or more and below 1")
+        check_shares(self, "dropout_image")
 
 
 class MLBLB(LBL):
@@ -72,8 +71,7 @@ class MLBLFConfig(MLBLBConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.factors < 1:
-            raise ValueError(f"model.factors is {self.factors}, but must be 1 or more")
+        check_sizes(self, "factors")
 
 
 class MLBLF(NeuralLanguageModel):
@@ -101,10 +99,14 @@ class MLBLF(NeuralLanguageModel):
         nn.init.orthogonal_(self.W_fk.weight)
         nn.init.ones_(self.W_fd.bias)
 
+    def begin(self, n: int) -> State:
+        """No word's vector."""
+        return self.context.begin(n)
+
     def encode_text(self, tokens: Int[Tensor, "B T"], state: State = None) -> tuple[Float[Tensor, "B T F2"], State]:
         """W_fk sum_i C_i r_{w(t+1-i)} beside zeros, and the vectors of the last C - 1 words."""
         r = self.drop_word(nn.functional.linear(self.W_fv(tokens), self.W_fk.weight.t()))
-        predicted, state = self.context(r, state)
+        predicted, state = self.context(r, self.begin(len(tokens)) if state is None else state)
         factors = self.W_fk(predicted)
         return torch.cat([factors, torch.zeros_like(factors)], -1), state
 
@@ -117,6 +119,13 @@ class MLBLF(NeuralLanguageModel):
         """f(t)."""
         vector, gate = (text + image).chunk(2, -1)
         return self.drop_multimodal(vector * gate)
+
+    def pull_hidden(
+        self, text: Float[Tensor, "... F2"], image: Float[Tensor, "... F2"], raised: Float[Tensor, "... F"]
+    ) -> Float[Tensor, "... F2"]:
+        """Each of the two, times the other."""
+        vector, gate = (text + image).chunk(2, -1)
+        return torch.cat([raised * gate, raised * vector], -1)
 
     def softmax_layer(self) -> tuple[Float[Tensor, "V F"], Float[Tensor, " V"]]:
         """W_fv and b."""

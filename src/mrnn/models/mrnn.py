@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mrnn.models.base import NeuralLanguageModel, State, map_state
+from mrnn.models.base import Config, NeuralLanguageModel, State, check_shares, check_sizes, map_state
 from mrnn.models.dropout import ByteDropout
 
 ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
@@ -27,7 +27,7 @@ GATED = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 @dataclass(frozen=True)
-class MRNNConfig:
+class MRNNConfig(Config):
     """Sizes and options; the defaults are the paper's.
 
     Args:
@@ -62,17 +62,18 @@ class MRNNConfig:
             raise ValueError(
                 f"model.recurrence is {self.recurrence!r}, but is one of {', '.join((*ACTIVATIONS, *GATED))}"
             )
-        for name in ("embedding", "word", "recurrent", "multimodal"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}, but a layer has 1 unit or more")
-        for name in ("dropout_word", "dropout_image", "dropout_multimodal"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}, but must be 0 or more and below 1")
+        check_sizes(self, "embedding", "word", "recurrent", "multimodal")
+        check_shares(self, "dropout_word", "dropout_image", "dropout_multimodal")
 
 
 def g(x: Tensor) -> Tensor:
     """The scaled hyperbolic tangent of LeCun et al. 1998, "Efficient BackProp"."""
     return 1.7159 * torch.tanh(x * (2 / 3))
+
+
+def g_slope(x: Tensor) -> Tensor:
+    """The derivative of g."""
+    return 1.7159 * 2 / 3 * (1 - torch.tanh(x * (2 / 3)) ** 2)
 
 
 class MRNN(NeuralLanguageModel):
@@ -109,10 +110,15 @@ class MRNN(NeuralLanguageModel):
         self.drop_image = ByteDropout(c.dropout_image)
         self.drop_multimodal = ByteDropout(c.dropout_multimodal)
 
+    def begin(self, n: int) -> State:
+        """r(-1) = 0."""
+        r = torch.zeros(n, self.config.recurrent, device=self.feature_mean.device)
+        return (r, r) if self.config.recurrence == "lstm" else r
+
     def encode_text(self, tokens: Int[Tensor, "B T"], state: State = None) -> tuple[Float[Tensor, "B T M"], State]:
         """V_w w(t) + V_r r(t), and the last r(t); an LSTM's state is its hidden units and its cells."""
         w = self.drop_word(self.W_2(self.W_1(tokens)))
-        r, state = self._recur(w, state)
+        r, state = self._recur(w, self.begin(len(tokens)) if state is None else state)
         text = self.V_r(r)
         return text + self.V_w(w) if self.config.word_to_multimodal else text, state
 
@@ -122,8 +128,7 @@ class MRNN(NeuralLanguageModel):
             return r, map_state(lambda s: s[0], after)
         activation = ACTIVATIONS[self.config.recurrence]
         inputs = self.W_r(w)
-        r = torch.zeros_like(inputs[:, 0]) if state is None else state
-        steps = []
+        r, steps = state, []
         for x in inputs.unbind(1):
             r = activation(self.U_r(r) + x)
             steps.append(r)
@@ -137,6 +142,17 @@ class MRNN(NeuralLanguageModel):
         """m(t), mapped to the embedding's space if the weights are shared."""
         m = self.drop_multimodal(g(text + image))
         return self.P(m) if self.config.shared else m
+
+    def pull_hidden(
+        self, text: Float[Tensor, "... M"], image: Float[Tensor, "... M"], raised: Float[Tensor, "... H"]
+    ) -> Float[Tensor, "... M"]:
+        """g'(text + image), times P^T raised if the weights are shared."""
+        raised = nn.functional.linear(raised, self.P.weight.t()) if self.config.shared else raised
+        return raised * g_slope(text + image)
+
+    def branch(self, words: Int[Tensor, " T"]) -> Float[Tensor, "T M"] | None:
+        """V_w w(t)."""
+        return self.V_w(self.W_2(self.W_1(words))) if self.config.word_to_multimodal else None
 
     def softmax_layer(self) -> tuple[Float[Tensor, "V H"], Float[Tensor, " V"]]:
         """U_M and its bias."""

@@ -17,28 +17,30 @@ highest order counts the different words before an n-gram (except of those that 
 Single words are not discounted: the vocabulary is closed and nearly every word of it was counted. One that was not
 counts as seen once.
 
-Shapes: B batch, T time, N images, V vocabulary, H words of history (order - 1), G n-grams of one order.
+Shapes: B batch, T time, N images, V vocabulary, H words of history (order - 1), G n-grams of one order; how they are
+looked up is in `runtime/ngram.py`.
 """
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mrnn.models.base import LanguageModel, State
+from mrnn.models.base import Config, LanguageModel, State
+from mrnn.runtime.ngram import NONE, NGramRuntime
 from mrnn.text import Vocabulary
 
-_NONE = -1  # in a history, where the sentence has not begun
 KATZ_LIMIT = 7
 
 
 @dataclass(frozen=True)
-class NGramConfig:
+class NGramConfig(Config):
     """Order and smoothing.
 
     Args:
@@ -73,6 +75,7 @@ class NGram(LanguageModel):
 
     Config = NGramConfig
     uses_image = False
+    trained_by_gradient = False
     unigram: Tensor
     log_alpha_1: Tensor
 
@@ -89,10 +92,14 @@ class NGram(LanguageModel):
             if n < config.order:
                 self.register_buffer(f"log_alpha_{n}", torch.zeros(size))
 
+    def begin(self, n: int) -> State:
+        """No word yet."""
+        return torch.full((n, self.config.order - 1), NONE, device=self.unigram.device)
+
     def encode_text(self, tokens: Int[Tensor, "B T"], state: State = None) -> tuple[Float[Tensor, "B T H"], State]:
         """The last H words at every position, as numbers (exact up to 16 million words)."""
         H = self.config.order - 1
-        past = tokens.new_full((len(tokens), H), _NONE) if state is None else state
+        past = self.begin(len(tokens)) if state is None else state
         words = torch.cat([past, tokens], 1)
         return words[:, 1:].unfold(1, H, 1).float(), words[:, -H:]
 
@@ -102,40 +109,29 @@ class NGram(LanguageModel):
 
     def logits(self, text: Float[Tensor, "... H"], image: Float[Tensor, "... H"]) -> Float[Tensor, "... V"]:
         """Log P(w | h) of every word."""
-        history = (text + image).long()
-        unique, place = history.flatten(0, -2).unique(dim=0, return_inverse=True)
-        return self._distributions(unique)[place].view(*history.shape[:-1], self.vocabulary)
+        history = (text + image).flatten(0, -2).cpu().numpy()
+        found = self.tables_at_use().distribution(history, np.zeros_like(history))
+        return torch.from_numpy(found).to(text.device).view(*(text + image).shape[:-1], self.vocabulary)
 
-    def _distributions(self, histories: Int[Tensor, "U H"]) -> Float[Tensor, "U V"]:
-        """From single words up: every order backs off from the one below, then sets what it has counted."""
-        V = self.vocabulary
-        rows = self.unigram.expand(len(histories), V)
-        for n in range(2, self.config.order + 1):
-            of = histories[:, histories.shape[1] - (n - 1) :]
-            begun = (of != _NONE).all(1)
-            key = torch.zeros_like(of[:, 0])
-            for word in of.unbind(1):
-                key = key * V + word.clamp_min(0)
-            alpha = torch.where(begun, self._log_alpha(n - 1, key), 0)
-            keys, log_p = self.get_buffer(f"keys_{n}"), self.get_buffer(f"log_p_{n}")
-            first, last = torch.searchsorted(keys, key * V), torch.searchsorted(keys, (key + 1) * V)
-            counts = torch.where(begun, last - first, 0)
-            row = torch.arange(len(key), device=key.device).repeat_interleave(counts)
-            entry = torch.arange(len(row), device=key.device) + (first - (counts.cumsum(0) - counts))[row]
-            rows = rows + alpha[:, None]
-            rows[row, keys[entry] % V] = log_p[entry]
-        return rows
+    def pull(
+        self, text: Float[Tensor, "... H"], image: Float[Tensor, "... H"], raised: Float[Tensor, "... V"]
+    ) -> Float[Tensor, "... H"]:
+        """Nothing: there is no image."""
+        return torch.zeros_like(text + image)
 
-    def _log_alpha(self, n: int, key: Int[Tensor, " U"]) -> Float[Tensor, " U"]:
-        """Of histories of n words; 0, so that the order below stands as it is, for those never counted."""
-        alphas = self.get_buffer(f"log_alpha_{n}")
-        if n == 1:
-            return alphas[key]
-        keys = self.get_buffer(f"keys_{n}")
-        if not len(keys):
-            return torch.zeros(len(key), device=key.device)
-        place = torch.searchsorted(keys, key).clamp_max(len(keys) - 1)
-        return torch.where(keys[place] == key, alphas[place], 0)
+    def tables_at_use(self) -> NGramRuntime:
+        """The tables as they are looked up."""
+        tables = {name: buffer.cpu().numpy() for name, buffer in self.named_buffers()}
+        return NGramRuntime(tables, self.config.order, self.features)
+
+    def fit(self, sentences: Sequence[Sequence[int]], vocabulary: Vocabulary, loop: Callable[[], Any]) -> None:
+        """Count n-grams; there is nothing to go on with after a kill, and so no loop."""
+        self.count(sentences, vocabulary)
+
+    def check(self, name: str, weight: Tensor) -> None:
+        """Infinities are allowed: a word may never come."""
+        if weight.isnan().any():
+            raise ValueError(f"{name} holds numbers that are not finite")
 
     def count(self, sentences: Iterable[Sequence[int]], vocabulary: Vocabulary) -> None:
         """Take the probabilities from training sentences.

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mrnn.models.base import check_sizes
 from mrnn.models.dropout import ByteDropout
 from mrnn.models.mrnn import MRNN, MRNNConfig, g
 
@@ -35,8 +36,7 @@ class RegionsConfig(MRNNConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.attention < 1:
-            raise ValueError(f"model.attention is {self.attention}, but must be 1 or more")
+        check_sizes(self, "attention")
 
 
 class MRNNRegions(MRNN):
@@ -61,7 +61,7 @@ class MRNNRegions(MRNN):
         whole, regions = self.drop_image(x[:, 0]), self.drop_region(x[:, 1:])
         return torch.cat([self.V_I(whole), torch.cat([self.K(regions), self.U(regions)], -1).flatten(1)], 1)
 
-    def attend(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"]) -> Float[Tensor, "... K"]:
+    def attention(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"]) -> Float[Tensor, "... K"]:
         """a(t): for every region the share of the attention it gets."""
         keys, _ = self._keys_and_values(image)
         return self.v(torch.tanh(self.Q(text)[..., None, :] + keys))[..., 0].softmax(-1)
@@ -69,10 +69,26 @@ class MRNNRegions(MRNN):
     def fuse(self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"]) -> Float[Tensor, "... H"]:
         """m(t)."""
         _, values = self._keys_and_values(image)
-        attended = (self.attend(text, image)[..., None, :] @ values)[..., 0, :]
+        attended = (self.attention(text, image)[..., None, :] @ values)[..., 0, :]
         whole = image[..., : self.config.multimodal]
         m = self.drop_multimodal(g(text + whole + self.V_A(attended)))
         return self.P(m) if self.config.shared else m
+
+    def pull_hidden(
+        self, text: Float[Tensor, "... M"], image: Float[Tensor, "... F"], raised: Float[Tensor, "... H"]
+    ) -> Float[Tensor, "... F"]:
+        """Through g to the whole photo, and through the softmax of the attention to keys and values."""
+        keys, values = self._keys_and_values(image)
+        matched = torch.tanh(self.Q(text)[..., None, :] + keys)
+        a = self.v(matched)[..., 0].softmax(-1)
+        attended = self.V_A((a[..., None, :] @ values)[..., 0, :])
+        whole = super().pull_hidden(text + attended, image[..., : self.config.multimodal], raised)
+        to_value = nn.functional.linear(whole, self.V_A.weight.t())[..., None, :]
+        worth = (values * to_value).sum(-1)
+        to_score = a * (worth - (a * worth).sum(-1, keepdim=True))
+        to_key = to_score[..., None] * self.v.weight[0] * (1 - matched**2)
+        regions = torch.cat([to_key, a[..., None] * to_value], -1)
+        return torch.cat([whole, regions.flatten(-2)], -1)
 
     def _keys_and_values(self, image: Tensor) -> tuple[Float[Tensor, "... K A"], Float[Tensor, "... K A"]]:
         regions = image[..., self.config.multimodal :].unflatten(-1, (-1, 2 * self.config.attention))

@@ -7,7 +7,6 @@ Shapes: N images, M multimodal width.
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,4 +31,4 @@ class RNN(MRNN):
 
     def encode_image(self, features: Float[Tensor, "N D"]) -> Float[Tensor, "N M"]:
         """Zeros, whatever the image."""
-        return torch.zeros(len(features), self.config.multimodal, device=features.device)
+        return features.new_zeros(len(features), self.config.multimodal)

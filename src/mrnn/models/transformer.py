@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mrnn.models.base import NeuralLanguageModel, State
+from mrnn.models.base import Config, NeuralLanguageModel, State, check_shares, check_sizes
 from mrnn.models.dropout import ByteDropout
-from mrnn.models.mrnn import g
+from mrnn.models.mrnn import g, g_slope
 
 
 @dataclass(frozen=True)
-class TransformerConfig:
+class TransformerConfig(Config):
     """Sizes and options.
 
     Args:
@@ -49,17 +49,13 @@ class TransformerConfig:
     dropout_multimodal: float = 0.0
 
     def __post_init__(self):
-        for name in ("width", "heads", "layers", "multimodal"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}, but must be 1 or more")
+        check_sizes(self, "width", "heads", "layers", "multimodal")
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"model.width is {self.width}, but must be a multiple of {2 * self.heads}: "
                 "each head has as many units as the others, and they turn in pairs"
             )
-        for name in ("dropout_word", "dropout_layer", "dropout_image", "dropout_multimodal"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}, but must be 0 or more and below 1")
+        check_shares(self, "dropout_word", "dropout_layer", "dropout_image", "dropout_multimodal")
 
 
 class Transformer(NeuralLanguageModel):
@@ -72,7 +68,7 @@ class Transformer(NeuralLanguageModel):
         c = config
         self.W = nn.Embedding(vocabulary, c.width)
         self.blocks = nn.ModuleList(_Block(c) for _ in range(c.layers))
-        self.norm = nn.RMSNorm(c.width)
+        self.norm = RMSNorm(c.width)
         self.V_x = nn.Linear(c.width, c.multimodal)
         self.V_I = nn.Linear(features, c.multimodal, bias=False)
         self.U_M = nn.Linear(c.multimodal, vocabulary)
@@ -80,12 +76,18 @@ class Transformer(NeuralLanguageModel):
         self.drop_image = ByteDropout(c.dropout_image)
         self.drop_multimodal = ByteDropout(c.dropout_multimodal)
 
+    def begin(self, n: int) -> State:
+        """No keys and values."""
+        c = self.config
+        none = torch.zeros(n, c.heads, 0, c.width // c.heads, device=self.feature_mean.device)
+        return ((none, none),) * c.layers
+
     def encode_text(self, tokens: Int[Tensor, "B T"], state: State = None) -> tuple[Float[Tensor, "B T M"], State]:
         """V_x norm(x_L(t)), and for each block its keys and values."""
         x = self.drop_word(self.W(tokens))
         after = []
-        for i, block in enumerate(self.blocks):
-            x, cache = block(x, None if state is None else state[i])
+        for block, before in zip(self.blocks, self.begin(len(tokens)) if state is None else state, strict=True):
+            x, cache = block(x, before)
             after.append(cache)
         return self.V_x(self.norm(x)), tuple(after)
 
@@ -97,9 +99,26 @@ class Transformer(NeuralLanguageModel):
         """m(t)."""
         return self.drop_multimodal(g(text + image))
 
+    def pull_hidden(
+        self, text: Float[Tensor, "... M"], image: Float[Tensor, "... M"], raised: Float[Tensor, "... M"]
+    ) -> Float[Tensor, "... M"]:
+        """g'(text + image)."""
+        return raised * g_slope(text + image)
+
     def softmax_layer(self) -> tuple[Float[Tensor, "V M"], Float[Tensor, " V"]]:
         """U_M and its bias."""
         return self.U_M.weight, self.U_M.bias
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean x^2) * weight (Zhang and Sennrich 2019, arXiv 1910.07467); PyTorch's own has no ONNX export."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "... W"]) -> Float[Tensor, "... W"]:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + torch.finfo(torch.float32).eps) * self.weight
 
 
 class _Block(nn.Module):
@@ -109,30 +128,30 @@ class _Block(nn.Module):
         super().__init__()
         width = config.width
         self.heads = config.heads
-        self.norm_attention, self.norm_forward = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.norm_attention, self.norm_forward = RMSNorm(width), RMSNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.drop = ByteDropout(config.dropout_layer)
 
     def forward(self, x: Float[Tensor, "B T W"], cache: State) -> tuple[Float[Tensor, "B T W"], State]:
-        before = 0 if cache is None else cache[0].shape[2]
+        before = cache[0].shape[2]
         q, k, v = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = _turn(q, before), _turn(k, before)
-        if cache is not None:
-            k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
-        seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(before)
+        place = torch.arange(before + x.shape[1], device=x.device)
+        q, k = _turn(q, place[before:]), _turn(k, place[before:])
+        k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
+        seen = place <= place[before:, None]
         attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         y = x + self.drop(self.out(attended.transpose(1, 2).flatten(2)))
         forward = self.narrow(nn.functional.gelu(self.widen(self.norm_forward(y))))
         return y + self.drop(forward), (k, v)
 
 
-def _turn(x: Float[Tensor, "B A T E"], before: int) -> Float[Tensor, "B A T E"]:
+def _turn(x: Float[Tensor, "B A T E"], place: Int[Tensor, " T"]) -> Float[Tensor, "B A T E"]:
     """Each pair of units turned by its position times its own speed."""
     half = x.shape[-1] // 2
     speed = 10000.0 ** (-torch.arange(half, device=x.device) / half)
-    angle = (before + torch.arange(x.shape[2], device=x.device))[:, None] * speed
+    angle = place[:, None] * speed
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)

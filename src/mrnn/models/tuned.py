@@ -2,7 +2,7 @@
 
     b = V_I mean(tail(stem(photo)))                        the rest as in `mrnn.py`
 
-The stem is a frozen encoder (`encoders/split.py`); its features go through the tail, which is this model's own. In
+The stem is a frozen encoder (`networks/split.py`); its features go through the tail, which is this model's own. In
 training the tail sees another window of its maps at every step, which crops the photos at no cost of encoding; from
 block 0 on, where the whole CNN is trained, the photos themselves are cropped and coloured anew. Of a trained model
 `Pipeline.encoder` is stem and tail together, and the model is given what has gone through both.
@@ -11,7 +11,7 @@ Shapes: N images, C channels, H x W cells, GH x GW cells of the last map, M mult
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mrnn.encoders.split import pooled, tail
+from mrnn.encoders import Encoder
 from mrnn.models.mrnn import MRNN, MRNNConfig
+from mrnn.networks.split import Stem, pooled, rejoin, tail
+from mrnn.text import Vocabulary
 
 CHUNK = 64
 FITTED = 2000
@@ -31,7 +33,7 @@ class TunedConfig(MRNNConfig):
     """m-RNN's sizes and options, and which blocks of which CNN are trained.
 
     Args:
-        encoder: The CNN.
+        encoder: The CNN; building takes it from the stem.
         block: The first block that is trained; 0 trains all of it.
         checkpointing: Compute the blocks' maps again in the backward pass rather than hold them.
     """
@@ -45,6 +47,10 @@ class TunedConfig(MRNNConfig):
         if self.block < 0:
             raise ValueError(f"model.block is {self.block}, but blocks are counted from 0")
 
+    def for_encoder(self, encoder: str) -> str:
+        """The stem of it that is left frozen."""
+        return f"stem:{self.block}:{encoder}"
+
 
 class TunedMRNN(MRNN):
     """m-RNN with the last blocks of its CNN."""
@@ -54,6 +60,34 @@ class TunedMRNN(MRNN):
     def __init__(self, config: TunedConfig, vocabulary: int, features: int):
         super().__init__(config, vocabulary, features)
         self.tail = tail(config.encoder, config.block)
+
+    @classmethod
+    def check_encoder(cls, encoder: Encoder) -> None:
+        """Refuse what is no stem.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if not isinstance(encoder, Stem):
+            raise ValueError(f"a model that trains its CNN needs the stem of one, which {encoder.name} is not")
+
+    @classmethod
+    def build(cls, config: TunedConfig, vocabulary: Vocabulary, encoder: Encoder) -> "TunedMRNN":
+        """With the blocks that the stem leaves out."""
+        assert isinstance(encoder, Stem)
+        model = cls(replace(config, encoder=encoder.whole), len(vocabulary), encoder.width)
+        model.tail.load_state_dict(encoder.tail.state_dict())
+        return model
+
+    def join(self, encoder: Encoder) -> Encoder:
+        """Stem and tail as one encoder; one that is not cut has the tail in it already."""
+        return rejoin(encoder, self.tail) if isinstance(encoder, Stem) else encoder
+
+    def parameter_groups(self) -> list[tuple[str, list[nn.Parameter]]]:
+        """The tail has the CNN's rate."""
+        tail = list(self.tail.parameters())
+        known = {id(p) for p in tail}
+        return [("model", [p for p in self.parameters() if id(p) not in known]), ("encoder", tail)]
 
     def encode_image(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N M"]:
         """V_I I of what the stem gave, or of features (N, D) that have gone through the tail already."""
@@ -111,8 +145,3 @@ def augment(x: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
     cropped = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
     brightness, contrast = 0.2 * (2 * torch.rand(2, n, 1, 1, 1, device=x.device) - 1)
     return cropped * (1 + contrast) + brightness
-
-
-def tail_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The CNN's parameters that are trained; none of a model that has none."""
-    return list(model.tail.parameters()) if isinstance(model, TunedMRNN) else []

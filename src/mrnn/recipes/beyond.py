@@ -1,21 +1,21 @@
-"""Past the paper: what it left as future work, each on Flickr8K against its `flickr8k-likelihood`.
+"""Past the paper: what it left as future work, each against `mrnn`; and `base`, which brings the best together.
 
-Every recipe runs by `mrnn train NAME --data DIR/flickr8k --out runs/NAME`, what it comes after first, unless
-`--start` names a run of that; docs/beyond.md says what each adds.
+Every recipe runs by `mrnn train NAME --data DIR --out runs/NAME`, what it comes after first, unless `--start` names a
+run of that; docs/beyond.md says what each adds.
 """
 
 from dataclasses import asdict, replace
 from typing import Any
 
 from mrnn.models import ClassesConfig, MRNNConfig, RegionsConfig, TransformerConfig, TunedConfig
-from mrnn.recipes import flickr8k
+from mrnn.recipes import paper
 from mrnn.recipes.recipe import Recipe
 from mrnn.training import ObjectiveConfig
 
 MODEL: dict[str, Any] = {"recurrence": "gru", "dropout_word": 0.25, "dropout_image": 0.4, "dropout_multimodal": 0.5}
 CONTRASTIVE = ObjectiveConfig(contrastive=0.3)
 # Short trainings that begin from a model trained before.
-FURTHER = replace(flickr8k.TRAINING, epochs=4, learning_rate=1e-3)
+FURTHER = replace(paper.TRAINING, epochs=4, learning_rate=1e-3)
 SELF_CRITICAL = replace(
     FURTHER,
     epochs=3,
@@ -30,7 +30,7 @@ SELF_CRITICAL = replace(
 
 def gru() -> Recipe:
     """m-RNN with a GRU as its recurrent layer."""
-    recipe = flickr8k.mrnn()
+    recipe = paper.mrnn()
     return replace(recipe, model=MRNNConfig(**MODEL), training=replace(recipe.training, epochs=12))
 
 
@@ -47,7 +47,7 @@ def regions() -> Recipe:
 
 def regions_contrastive() -> Recipe:
     """Four more epochs of `regions` with the contrastive term."""
-    return replace(regions(), after="flickr8k-regions", training=replace(FURTHER, objective=CONTRASTIVE))
+    return replace(regions(), after="regions", training=replace(FURTHER, objective=CONTRASTIVE))
 
 
 def pretraining() -> Recipe:
@@ -59,40 +59,39 @@ def pretraining() -> Recipe:
 def pretrained() -> Recipe:
     """Eight more epochs of that on the photos alone."""
     training = replace(FURTHER, epochs=8)
-    return replace(regions(), after="flickr8k-pretraining", training=training)
+    return replace(regions(), after="regions-text", training=training)
 
 
 def pretrained_self_critical() -> Recipe:
     """Two more epochs of `pretrained` for the CIDEr of its captions."""
-    return replace(regions(), after="flickr8k-pretrained", training=replace(SELF_CRITICAL, epochs=2))
+    return replace(regions(), after="regions-text-photos", training=replace(SELF_CRITICAL, epochs=2))
 
 
 def self_critical() -> Recipe:
     """Three more epochs of the paper's m-RNN for the CIDEr of its captions, likelihood and contrast beside it."""
-    return replace(flickr8k.mrnn(), after="flickr8k-likelihood", training=SELF_CRITICAL)
+    return replace(paper.mrnn(), after="mrnn", training=SELF_CRITICAL)
 
 
 def regions_self_critical() -> Recipe:
     """The same of `regions_contrastive`."""
-    return replace(regions(), after="flickr8k-regions-contrastive", training=SELF_CRITICAL)
+    return replace(regions(), after="regions-contrastive", training=SELF_CRITICAL)
 
 
 def with_cnn(recipe: Recipe, after: str, epochs: int = 5) -> Recipe:
     """More epochs of a plain m-RNN with the last two stages and the head of its CNN."""
     training = replace(FURTHER, epochs=epochs, encoder_rate=0.2, weight_decay=0.2, together=True, objective=CONTRASTIVE)
-    model = TunedConfig(**asdict(recipe.model), encoder=recipe.encoder, block=16)
-    return replace(recipe, encoder=f"stem:16:{recipe.encoder}", after=after, model=model, training=training)
+    return replace(recipe, after=after, model=TunedConfig(**asdict(recipe.model), block=16), training=training)
 
 
 def tuned() -> Recipe:
     """`contrastive` with its CNN."""
-    return with_cnn(contrastive(), "flickr8k-contrastive")
+    return with_cnn(contrastive(), "contrastive")
 
 
 def tuned_self_critical() -> Recipe:
     """Two more epochs of `tuned` for the CIDEr of its captions."""
     training = replace(SELF_CRITICAL, epochs=2, encoder_rate=0.2)
-    return replace(tuned(), after="flickr8k-tuned", training=training)
+    return replace(tuned(), after="tuned", training=training)
 
 
 def transformer() -> Recipe:
@@ -107,18 +106,31 @@ def classes() -> Recipe:
     return replace(gru(), model=ClassesConfig(**MODEL))
 
 
+def base() -> Recipe:
+    """`contrastive` with its CNN, which sees photos of 320 pixels: the default of every verb.
+
+    mrnn train base --data DIR/flickr8k --data DIR/coco --out runs/base
+
+    Its eight epochs take 40 minutes on two cores. Dev perplexity 14.31. Flickr8K test: perplexity 13.83, BLEU-4 .222,
+    CIDEr .589, R@1 / R@10 39.3 / 81.2 image to sentence and 31.8 / 73.6 sentence to image; COCO test: 14.26, .253,
+    .783, 50.4 / 90.4 and 41.1 / 89.1.
+    """
+    return with_cnn(replace(contrastive(), encoder="efficientnet_lite2@320"), "contrastive", epochs=8)
+
+
 RECIPES = {
-    "flickr8k-gru-long": gru,
-    "flickr8k-contrastive": contrastive,
-    "flickr8k-regions": regions,
-    "flickr8k-regions-contrastive": regions_contrastive,
-    "flickr8k-pretraining": pretraining,
-    "flickr8k-pretrained": pretrained,
-    "flickr8k-pretrained-self-critical": pretrained_self_critical,
-    "flickr8k-self-critical": self_critical,
-    "flickr8k-regions-self-critical": regions_self_critical,
-    "flickr8k-tuned": tuned,
-    "flickr8k-tuned-self-critical": tuned_self_critical,
-    "flickr8k-transformer": transformer,
-    "flickr8k-classes": classes,
+    "gru": gru,
+    "contrastive": contrastive,
+    "regions": regions,
+    "regions-contrastive": regions_contrastive,
+    "regions-text": pretraining,
+    "regions-text-photos": pretrained,
+    "regions-text-self-critical": pretrained_self_critical,
+    "self-critical": self_critical,
+    "regions-self-critical": regions_self_critical,
+    "tuned": tuned,
+    "tuned-self-critical": tuned_self_critical,
+    "transformer": transformer,
+    "classes": classes,
+    "base": base,
 }

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from mrnn.encoders import check_name
-from mrnn.generation import GenerationConfig
-from mrnn.models import ModelConfig, MRNNConfig, TunedConfig
+from mrnn.models import ModelConfig, MRNNConfig
+from mrnn.networks import check_name
+from mrnn.tasks.generation import GenerationConfig
 from mrnn.training import TrainingConfig
 
 
@@ -15,7 +15,7 @@ class Recipe:
     """Everything that makes a model besides the data.
 
     Args:
-        encoder: Name of the encoder, as `load_encoder` takes it.
+        encoder: Name of the encoder, as `load_encoder` takes it; a model that trains a part of it takes its stem.
         min_count: How often a word must occur in the training captions to be known.
         mirror: Train on every photo's mirror image too, for captions that say neither left nor right.
         after: Recipe that is trained first, in the run's folder `start`, and gone on from, unless `start` is given.
@@ -65,8 +65,4 @@ def before(earlier: Recipe, usual: Recipe, asked: Recipe) -> Recipe:
     model = changed(earlier.model, usual.model, asked.model, options)
     training = changed(earlier.training, usual.training, asked.training, ("seed", "precision"))
     recipe = changed(earlier, usual, asked, ("encoder", "min_count", "mirror"))
-    # A recipe that trains a network from a block on may come after one that takes the whole as it is.
-    tuned = isinstance(usual.model, TunedConfig) and usual.model.encoder == earlier.encoder
-    if tuned and isinstance(asked.model, TunedConfig):
-        recipe = replace(recipe, encoder=asked.model.encoder)
     return replace(recipe, model=model, training=training)

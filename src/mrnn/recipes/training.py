@@ -1,4 +1,7 @@
-"""The one way to turn a recipe and a data set into a trained model."""
+"""The one way to turn a recipe and a data set into a trained model: stages, each a function of what came before.
+
+encoder -> what it comes after -> features -> words -> captions as ids -> model -> fit -> pipeline -> folder
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -7,72 +10,175 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from mrnn.corpora import Corpus, Photo
+from mrnn.corpora import Corpus
 from mrnn.corpora.sentences import read_sentences
-from mrnn.encoders import Encoder, FeatureCache, load_encoder, located
-from mrnn.encoders.split import Stem
+from mrnn.draw import draw_training
+from mrnn.encoders import Encoder, FeatureCache
+from mrnn.encoders.splits import Split, encode_split
 from mrnn.files import read_json, sha256
 from mrnn.images import ImageError
-from mrnn.likelihood import pair_log_likelihood, perplexity
-from mrnn.models import (
-    MODELS,
-    ClassesConfig,
-    LanguageModel,
-    MRNNClasses,
-    NeuralLanguageModel,
-    NGram,
-    TunedConfig,
-    TunedMRNN,
-    class_words,
-    model_name,
-)
-from mrnn.pipeline import Pipeline, code_version, load
+from mrnn.models import MODELS, LanguageModel, NeuralLanguageModel, model_name
+from mrnn.models.hand import TorchRuntime
+from mrnn.models.saving import fingerprint_of, save, to_device, without_folders
+from mrnn.networks import load_encoder, located
+from mrnn.pipeline import Pipeline, load
 from mrnn.recipes.recipe import Recipe, before
 from mrnn.text import Vocabulary, tokenise
 from mrnn.training import CaptionData, Progress, train
-from mrnn.training.curves import plot_curves
-from mrnn.training.loop import log_frequencies
+from mrnn.training.loop import dev_perplexity, log_frequencies
+from mrnn.training.tensorboard import with_tensorboard
 from mrnn.training.warm_start import warm_start
+from mrnn.version import code_version
 
 SIDED = {"left", "right", "leftmost", "rightmost"}
 
 
 @dataclass(frozen=True)
-class Split:
-    """A split's photos that could be encoded, with their features.
+class Call:
+    """What a training was asked for beside its recipe and its data.
 
     Args:
-        photos: N photos.
-        features: (N, D) float32.
-        errors: The photos left out.
+        command: What was typed, for the model card.
+        cache_folder: Of the feature cache.
+        device: To train on.
+        on_features: Called as photos are encoded, with how many are done and how many there are.
+        on_errors: Called with the photos that cannot be used.
+        on_step: Called with every record of the training log; those of a recipe that comes before name it, as `recipe`.
+        on_note: Called with what of the saved model cannot be used without PyTorch, and why.
+        text: Files of captions without photos, which are learned at the mean image. Those of photos that the corpus
+            holds out are left out. A model with class words learns their words too; to others they are unknown. Of a
+            recipe that comes after another, the first learns them.
     """
 
-    photos: list[Photo]
-    features: torch.Tensor
-    errors: list[ImageError]
+    command: str = ""
+    cache_folder: Path | None = None
+    device: torch.device | str = "cpu"
+    on_features: Callable[[int, int], None] = lambda done, total: None
+    on_errors: Callable[[Sequence[ImageError]], None] = lambda errors: None
+    on_step: Callable[[dict[str, Any]], None] = lambda record: None
+    on_note: Callable[[str], None] = lambda note: None
+    text: Sequence[Path] = ()
 
 
-def encode_split(
-    corpus: Corpus,
-    split: str,
-    cache: FeatureCache,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Split:
-    """Features of a split's photos, from the cache or encoded now.
+def train_recipe(name: str, recipe: Recipe, corpus: Corpus, out: Path, call: Call | None = None) -> Pipeline:
+    """Train a model, or go on with a run that was stopped, and save it in `out`.
+
+    Args:
+        name: Of the recipe.
+        recipe: What to train.
+        corpus: With a train and a dev split.
+        out: Folder of the model, its checkpoint, log and curves.
+        call: What else was asked for.
 
     Raises:
-        ValueError: The split is empty, or none of its photos can be used.
+        ValueError: The data cannot be trained on, the loss is not finite, or `out` holds another run.
     """
-    photos = corpus.split(split)
-    features, usable, errors = cache.features([photo.path for photo in photos], progress)
-    if not usable:
-        raise ValueError(f"none of the {len(photos)} photos of the split {split!r} can be used ({errors[0]})")
-    return Split([photos[i] for i in usable], torch.from_numpy(features).float(), errors)
+    call = call or Call()
+    recipe = replace(recipe, encoder=located(recipe.encoder))
+    kind = MODELS[model_name(recipe.model)]
+    _check_folder(out, name, kind)
+    encoder = _encoder(recipe, kind, call)
+    start, text = _start(name, recipe, corpus, out, call)
+    splits = _features(corpus, encoder, call)
+    sentences = _photoless(text, corpus)
+    vocabulary = _vocabulary(recipe, kind, splits["train"], sentences, start)
+    data, dev = _captions(recipe, splits, vocabulary, sentences, encoder, call)
+    model = _model(recipe, kind, vocabulary, encoder, call)
+    run = _identity(recipe, encoder, corpus, data, dev, text, start)
+    progress = _fit(recipe, model, vocabulary, data, dev, out, run, start, call)
+    pipeline = _pipeline(name, recipe, model, vocabulary, encoder, splits["train"], corpus, progress, call)
+    for note in save(pipeline, out):
+        call.on_note(note)
+    return pipeline
 
 
-def caption_data(split: Split, vocabulary: Vocabulary, mirrored: torch.Tensor | None = None) -> CaptionData:
+def _check_folder(out: Path, name: str, kind: type[LanguageModel]) -> None:
+    """Refuse a folder of something else, before a photo is encoded."""
+    checkpoint, config = (out / "checkpoint.safetensors").exists(), out / "config.json"
+    if kind.trained_by_gradient:
+        ours = checkpoint or not any((out / file).exists() for file in ("config.json", "README.md", "vocab.txt"))
+    else:  # leaves no checkpoint, and may be made again
+        ours = not checkpoint and not config.exists()
+        if not ours and not checkpoint and isinstance(facts := read_json(config), dict):
+            ours = isinstance(training := facts.get("training"), dict) and training.get("recipe_name") == name
+    if not ours:
+        raise ValueError(f"{out}: holds another run, or something else; give another --out, or delete it")
+
+
+def _encoder(recipe: Recipe, kind: type[LanguageModel], call: Call) -> Encoder:
+    """What gives the features that the model takes; refused if they do not fit, before a photo is encoded."""
+    encoder = load_encoder(recipe.model.for_encoder(recipe.encoder))
+    kind.check_encoder(encoder)
+    return to_device(encoder, call.device)
+
+
+def _start(name: str, recipe: Recipe, corpus: Corpus, out: Path, call: Call) -> tuple[Pipeline | None, Sequence[Path]]:
+    """The model to go on from, trained first if the recipe comes after another; and the text that is yet to be read."""
+    if recipe.start or not recipe.after:
+        return (load(recipe.start, "torch", "cpu") if recipe.start else None), call.text
+    from mrnn.recipes import RECIPES
+
+    if recipe.after not in RECIPES:
+        raise ValueError(f"no recipe {recipe.after!r} to come after; there are {', '.join(RECIPES)}")
+    if (out / "checkpoint.safetensors").exists() and not (out / "start").exists():
+        raise ValueError(f"{out}: holds another run; give another --out, or delete it")
+    usual = RECIPES[name]() if name in RECIPES else recipe
+    earlier = before(RECIPES[recipe.after](), usual, recipe)
+    marked = replace(call, on_step=lambda record: call.on_step({"recipe": recipe.after, **record}))
+    return train_recipe(recipe.after, earlier, corpus, out / "start", marked), ()
+
+
+def _features(corpus: Corpus, encoder: Encoder, call: Call) -> dict[str, Split]:
+    """Of the photos to train on, and of those that choose."""
+    cache = FeatureCache(encoder, call.cache_folder)
+    splits = {split: encode_split(corpus, split, cache, call.on_features) for split in ("train", "dev")}
+    call.on_errors([error for split in splits.values() for error in split.errors])
+    return splits
+
+
+def _photoless(text: Sequence[Path], corpus: Corpus) -> list[list[str]]:
+    """Captions without photos, tokenised, but for those of photos that are held out."""
+    held_out = {photo.key for photo in corpus.photos if photo.split != "train"}
+    return [tokens for path in text for s in read_sentences(path, held_out) if (tokens := tokenise(s))]
+
+
+def _vocabulary(
+    recipe: Recipe, kind: type[LanguageModel], split: Split, sentences: list[list[str]], start: Pipeline | None
+) -> Vocabulary:
+    """The words of the photos' captions; what the start knows is not forgotten, even if these do not say it."""
+    captions = (tokenise(caption) for photo in split.photos for caption in photo.captions)
+    # A word that no photo was captioned with can be meant only by a model whose classifier speaks for it.
+    spoken = chain(captions, sentences) if kind.learns_words_from_text else captions
+    vocabulary = Vocabulary.build(spoken, recipe.min_count)
+    if start is None:
+        return vocabulary
+    return Vocabulary([*start.vocabulary.tokens, *(t for t in vocabulary.tokens if t not in start.vocabulary)])
+
+
+def _captions(
+    recipe: Recipe,
+    splits: dict[str, Split],
+    vocabulary: Vocabulary,
+    sentences: list[list[str]],
+    encoder: Encoder,
+    call: Call,
+) -> tuple[CaptionData, CaptionData]:
+    """The two splits' captions as ids, with mirror images and captions without photos as the recipe wants them."""
+    mirrored = None
+    if recipe.mirror:
+        paths = [photo.path for photo in splits["train"].photos]
+        rows, _, _ = FeatureCache(encoder, call.cache_folder, mirror=True).features(paths, call.on_features)
+        mirrored = rows.astype(np.float32)
+    data, dev = caption_data(splits["train"], vocabulary, mirrored), caption_data(splits["dev"], vocabulary)
+    if sentences:
+        data = data.with_text([vocabulary.encode(tokens) for tokens in sentences])
+    return data, dev
+
+
+def caption_data(split: Split, vocabulary: Vocabulary, mirrored: np.ndarray | None = None) -> CaptionData:
     """A split's captions as ids; captions without a word are left out.
 
     Args:
@@ -84,170 +190,39 @@ def caption_data(split: Split, vocabulary: Vocabulary, mirrored: torch.Tensor | 
     pairs = [(i, tokens) for i, tokens in pairs if tokens]
     sentences, images = [vocabulary.encode(tokens) for _, tokens in pairs], [i for i, _ in pairs]
     if mirrored is None:
-        return CaptionData(sentences, images, split.features)
-    features = torch.stack([split.features, mirrored], 1).flatten(0, 1)
+        return CaptionData(sentences, images, torch.from_numpy(split.features))
+    features = torch.from_numpy(np.stack([split.features, mirrored], 1).reshape(-1, *mirrored.shape[1:]))
     return CaptionData(sentences, images, features, 2, [1 if SIDED & set(tokens) else 2 for _, tokens in pairs])
 
 
-def train_recipe(
-    name: str,
-    recipe: Recipe,
-    corpus: Corpus,
-    out: Path,
-    command: str = "",
-    cache_folder: Path | None = None,
-    device: torch.device | str = "cpu",
-    on_features: Callable[[int, int], None] = lambda done, total: None,
-    on_errors: Callable[[Sequence[ImageError]], None] = lambda errors: None,
-    on_step: Callable[[dict[str, Any]], None] = lambda record: None,
-    text: Sequence[Path] = (),
-    workers: int = 0,
-) -> Pipeline:
-    """Train a model, or go on with a run that was stopped, and save it in `out`.
-
-    Args:
-        name: Of the recipe.
-        recipe: What to train.
-        corpus: With a train and a dev split.
-        out: Folder of the model, its checkpoint, log and curves.
-        command: What was typed, for the model card.
-        cache_folder: Of the feature cache.
-        device: To train on.
-        on_features: Called as photos are encoded, with how many are done and how many there are.
-        on_errors: Called with the photos that cannot be used.
-        on_step: Called with every record of the training log; those of a recipe that comes before name it, as `recipe`.
-        text: Files of captions without photos, which are learned at the mean image. Those of photos that the corpus
-            holds out are left out. A model with class words learns their words too; to others they are unknown. Of a
-            recipe that comes after another, the first learns them.
-        workers: Processes that decode photos; 0 leaves that to threads.
-
-    Raises:
-        ValueError: The data cannot be trained on, the loss is not finite, or `out` holds another run.
-    """
-    recipe = replace(recipe, encoder=located(recipe.encoder))
-    if isinstance(recipe.model, TunedConfig):
-        recipe = replace(recipe, model=replace(recipe.model, encoder=located(recipe.model.encoder)))
-    # Before what this comes after is trained.
-    kind = MODELS[model_name(recipe.model)]
-    _check_folder(out, name, kind)
-    encoder = load_encoder(recipe.encoder).to(device)
-    _check_fit(recipe, kind, encoder)
-    start = load(recipe.start) if recipe.start else None
-    if recipe.after and start is None:
-        from mrnn.recipes import RECIPES
-
-        if recipe.after not in RECIPES:
-            raise ValueError(f"no recipe {recipe.after!r} to come after; there are {', '.join(RECIPES)}")
-        if (out / "checkpoint.safetensors").exists() and not (out / "start").exists():
-            raise ValueError(f"{out}: holds another run; give another --out, or delete it")
-        usual = RECIPES[name]() if name in RECIPES else recipe
-        start = train_recipe(
-            recipe.after,
-            before(RECIPES[recipe.after](), usual, recipe),
-            corpus,
-            out / "start",
-            command,
-            cache_folder,
-            device,
-            on_features,
-            on_errors,
-            lambda record: on_step({"recipe": recipe.after, **record}),
-            text,
-            workers,
-        )
-        text = ()
-    cache = FeatureCache(encoder, cache_folder, workers=workers)
-    train_split = encode_split(corpus, "train", cache, on_features)
-    dev_split = encode_split(corpus, "dev", cache, on_features)
-    on_errors([*train_split.errors, *dev_split.errors])
-    held_out = {photo.key for photo in corpus.photos if photo.split != "train"}
-    sentences = [tokens for path in text for s in read_sentences(path, held_out) if (tokens := tokenise(s))]
-    captions = (tokenise(caption) for photo in train_split.photos for caption in photo.captions)
-    # A word that no photo was captioned with can be meant only by a model whose classifier speaks for it.
-    spoken = chain(captions, sentences) if isinstance(recipe.model, ClassesConfig) else captions
-    vocabulary = Vocabulary.build(spoken, recipe.min_count)
-    if start is not None:  # what it knows is not forgotten, even if these captions do not say it
-        known = set(start.vocabulary.tokens)
-        vocabulary = Vocabulary([*start.vocabulary.tokens, *(t for t in vocabulary.tokens if t not in known)])
-    mirrored = None
-    if recipe.mirror:
-        paths = [photo.path for photo in train_split.photos]
-        rows, _, _ = FeatureCache(encoder, cache_folder, True, workers).features(paths, on_features)
-        mirrored = torch.from_numpy(rows).float()
-    data, dev = caption_data(train_split, vocabulary, mirrored), caption_data(dev_split, vocabulary)
-    if sentences:
-        data = data.with_text([vocabulary.encode(tokens) for tokens in sentences])
+def _model(
+    recipe: Recipe, kind: type[LanguageModel], vocabulary: Vocabulary, encoder: Encoder, call: Call
+) -> LanguageModel:
     torch.manual_seed(recipe.training.seed)
-    config = recipe.model
-    if isinstance(config, ClassesConfig):
-        words, ids = class_words(vocabulary)
-        config = replace(config, words=words, ids=ids)
-    model = MODELS[model_name(config)](config, len(vocabulary), encoder.width)
-    if isinstance(model, MRNNClasses):
-        classifier: Any = encoder.network._fc
-        model.classifier_weight.copy_(classifier.weight)
-        model.classifier_bias.copy_(classifier.bias)
-    if isinstance(model, TunedMRNN):
-        assert isinstance(encoder, Stem)
-        model.tail.load_state_dict(encoder.tail.state_dict())
-    model.to(device)
-    if isinstance(model, NGram):
-        progress = _count(model, vocabulary, data, dev)
-        provenance = {"training": _provenance(name, recipe, corpus, command, progress), "code": code_version()}
-        pipeline = Pipeline(model, vocabulary, encoder, recipe.generation, provenance)
-        pipeline.save(out)
-        return pipeline
-    assert isinstance(model, NeuralLanguageModel)
-    # How captions are searched for may change without training again.
-    trained = {key: value for key, value in asdict(recipe).items() if key != "generation"}
-    run = {"recipe": trained, "encoder": encoder.fingerprint, "data": corpus.fingerprint}
-    run["features"] = [_digest(features) for features in (data.features, dev.features)]
+    return kind.build(recipe.model, vocabulary, encoder).to(call.device)
+
+
+def _identity(
+    recipe: Recipe,
+    encoder: Encoder,
+    corpus: Corpus,
+    data: CaptionData,
+    dev: CaptionData,
+    text: Sequence[Path],
+    start: Pipeline | None,
+) -> dict[str, Any]:
+    """What tells this run from others; how captions are searched for may change without training again."""
+    run: dict[str, Any] = {
+        "recipe": {key: value for key, value in asdict(recipe).items() if key != "generation"},
+        "encoder": encoder.fingerprint,
+        "data": corpus.fingerprint,
+        "features": [_digest(features) for features in (data.features, dev.features)],
+    }
     if text:
         run["text"] = [sha256(path) for path in text]
-    on_step = with_tensorboard(out, on_step)
     if start is not None:
-        if not isinstance(start.model, NeuralLanguageModel):
-            raise ValueError(f"{recipe.start or recipe.after}: a model that counts words has no weights to start from")
-        model.fit_features(data.features.to(device))
-        model.set_output_bias(log_frequencies(data, vocabulary).to(device))
-        warm_start(model, vocabulary, start.model, start.vocabulary)
         run["start"] = start.fingerprint
-    progress = train(model, vocabulary, data, dev, recipe.training, out, run, on_step, fresh=start is None)
-    plot_curves(out / "log.jsonl", out / "curves.png")
-    provenance = {"training": _provenance(name, recipe, corpus, command, progress), "code": code_version()}
-    references = _references(model, train_split.features, recipe) if model.uses_image else None
-    pipeline = Pipeline(model, vocabulary, encoder, recipe.generation, provenance, references)
-    pipeline.save(out)
-    return pipeline
-
-
-def _check_folder(out: Path, name: str, kind: type[LanguageModel]) -> None:
-    """Refuse a folder of something else, before a photo is encoded."""
-    checkpoint, config = (out / "checkpoint.safetensors").exists(), out / "config.json"
-    if issubclass(kind, NGram):  # leaves no checkpoint, and may be counted again
-        ours = not checkpoint and not config.exists()
-        if not ours and not checkpoint and isinstance(facts := read_json(config), dict):
-            ours = isinstance(training := facts.get("training"), dict) and training.get("recipe_name") == name
-    else:
-        ours = checkpoint or not any((out / file).exists() for file in ("config.json", "README.md", "vocab.txt"))
-    if not ours:
-        raise ValueError(f"{out}: holds another run, or something else; give another --out, or delete it")
-
-
-def _check_fit(recipe: Recipe, kind: type[LanguageModel], encoder: Encoder) -> None:
-    """Refuse a model that cannot take what the encoder gives, before a photo is encoded."""
-    if isinstance(recipe.model, TunedConfig):
-        needed = f"stem:{recipe.model.block}:{recipe.model.encoder}"
-        if not isinstance(encoder, Stem) or encoder.name != needed:
-            raise ValueError(
-                f"a model that trains {recipe.model.encoder} from block {recipe.model.block} on needs the encoder "
-                f"{needed}, not {recipe.encoder}"
-            )
-    elif isinstance(encoder, Stem) or kind.uses_regions != (len(encoder.row) == 2):
-        needed = "regions, such as grid:3:efficientnet_lite2" if kind.uses_regions else "one vector a photo"
-        raise ValueError(f"{model_name(recipe.model)} needs an encoder of {needed}, which {recipe.encoder} is not")
-    if isinstance(recipe.model, ClassesConfig) and not hasattr(encoder.network, "_fc"):
-        raise ValueError(f"class words need an encoder that knows ImageNet's classes, and {encoder.name} does not")
+    return run
 
 
 def _digest(features: torch.Tensor) -> str:
@@ -255,53 +230,91 @@ def _digest(features: torch.Tensor) -> str:
     return hashlib.sha256(features.contiguous().view(torch.uint8).numpy()).hexdigest()
 
 
-def _count(model: NGram, vocabulary: Vocabulary, data: CaptionData, dev: CaptionData) -> Progress:
-    model.count(data.sentences, vocabulary)
-    score = pair_log_likelihood(
-        model.eval(), vocabulary, dev.sentences, dev.images, dev.features.to(model.unigram.device)
-    )
-    value = perplexity(score.double().sum().item(), dev.tokens)
-    return Progress("", epoch=1, best_perplexity=value, best_epoch=1, finished=True)
+def _fit(
+    recipe: Recipe,
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    data: CaptionData,
+    dev: CaptionData,
+    out: Path,
+    run: dict[str, Any],
+    start: Pipeline | None,
+    call: Call,
+) -> Progress:
+    """Learn, by the training loop or however the model does."""
+    if start is not None:
+        _warm(recipe, model, vocabulary, data, start, call)
+    on_step = with_tensorboard(out, call.on_step) if model.trained_by_gradient else call.on_step
+
+    def loop() -> Progress:
+        assert isinstance(model, NeuralLanguageModel)
+        return train(model, vocabulary, data, dev, recipe.training, out, run, on_step, fresh=start is None)
+
+    progress = model.fit(data.sentences, vocabulary, loop)
+    if progress is None:
+        value = dev_perplexity(_at_use(model, dev), vocabulary, dev)
+        return Progress("", epoch=1, best_perplexity=value, best_epoch=1, finished=True)
+    draw_training(out / "log.jsonl", out / "curves.png")
+    return progress
 
 
-def _references(model: NeuralLanguageModel, features: torch.Tensor, recipe: Recipe) -> torch.Tensor | None:
-    if not recipe.references:
-        return None
-    # The same photos whatever the seed, so that the models of an ensemble agree on them.
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(features), generator=generator)[: recipe.references]
-    with torch.inference_mode():
-        parts = features[chosen].to(model.feature_mean.device).split(64)
-        return torch.cat([model.encode_image(part) for part in parts]).cpu()
+def _warm(
+    recipe: Recipe, model: LanguageModel, vocabulary: Vocabulary, data: CaptionData, start: Pipeline, call: Call
+) -> None:
+    """Take what the start knows."""
+    assert isinstance(start.model, TorchRuntime)
+    known = start.model.model
+    if not isinstance(known, NeuralLanguageModel) or not isinstance(model, NeuralLanguageModel):
+        raise ValueError(f"{recipe.start or recipe.after}: a model that counts words has no weights to start from")
+    model.fit_features(data.features.to(call.device))
+    model.set_output_bias(log_frequencies(data, vocabulary).to(call.device))
+    warm_start(model, vocabulary, known, start.vocabulary)
 
 
-def _provenance(name: str, recipe: Recipe, corpus: Corpus, command: str, progress: Progress) -> dict[str, Any]:
-    return {
+def _at_use(model: LanguageModel, data: CaptionData) -> TorchRuntime:
+    return TorchRuntime(model, model_name(model.config), tuple(data.features.shape[1:]))
+
+
+def _pipeline(
+    name: str,
+    recipe: Recipe,
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    encoder: Encoder,
+    split: Split,
+    corpus: Corpus,
+    progress: Progress,
+    call: Call,
+) -> Pipeline:
+    """The trained model at use, with the encoder that has the part it trained, and its references."""
+    joined = to_device(model.join(encoder), call.device)
+    runtime = TorchRuntime(model, model_name(model.config), joined.feature_shape)
+    references = None
+    if model.uses_image and recipe.references:
+        # The same photos whatever the seed, so that the models of an ensemble agree on them.
+        generator = torch.Generator().manual_seed(0)
+        chosen = torch.randperm(len(split.features), generator=generator)[: recipe.references].numpy()
+        parts = (split.features[chosen[i : i + 64]] for i in range(0, len(chosen), 64))
+        references = np.concatenate([runtime.encode_image(part) for part in parts])
+    asked = asdict(recipe)
+    asked["encoder"], asked["start"] = without_folders(recipe.encoder), Path(recipe.start).name
+    training = {
         "recipe_name": name,
-        "recipe": asdict(recipe),
-        "command": command,
+        "recipe": asked,
+        "command": call.command,
         "data": corpus.summary(),
         "data_fingerprint": corpus.fingerprint,
         "dev_perplexity": progress.best_perplexity,
         "best_epoch": progress.best_epoch,
         "steps": progress.step,
     }
-
-
-def with_tensorboard(out: Path, on_step: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """Send the log's numbers to TensorBoard too, if it is installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return on_step
-    writer = SummaryWriter(str(out / "tensorboard"))
-
-    def both(record: dict[str, Any]) -> None:
-        on_step(record)
-        for key in ("bits", "learning_rate", "tokens_per_second", "dev_perplexity"):
-            if key in record:
-                writer.add_scalar(key, record[key], record["step"])
-        if "dev_perplexity" in record:
-            writer.flush()
-
-    return both
+    return Pipeline(
+        runtime,
+        vocabulary,
+        joined,
+        recipe.generation,
+        {"training": training, "code": code_version()},
+        references,
+        described=encoder.describe(),
+        fingerprint=fingerprint_of(model, vocabulary),
+    )

@@ -19,18 +19,23 @@ from pathlib import Path
 from typing import Any
 
 from mrnn.corpora import Corpus
-from mrnn.encoders import FeatureCache, load_encoder
+from mrnn.draw import draw_recall_bars, draw_trainings, draw_worth
+from mrnn.encoders import FeatureCache
+from mrnn.encoders.splits import encode_split
 from mrnn.evaluation import evaluate_captions, evaluate_likelihood, evaluate_retrieval
 from mrnn.evaluation.worth import image_worth
 from mrnn.files import read_json, write_atomically, write_json
-from mrnn.likelihood import token_log_probabilities
-from mrnn.pipeline import Pipeline, code_version, load
-from mrnn.recipes import RECIPES, Recipe, encode_split, train_recipe
+from mrnn.networks import load_encoder
+from mrnn.pipeline import Pipeline, load
+from mrnn.recipes import RECIPES, Recipe, train_recipe
+from mrnn.recipes.training import Call
 from mrnn.reproduce.plan import Step, steps
-from mrnn.reproduce.plots import plot_curves_of, plot_retrieval, plot_worth
+from mrnn.reproduce.reported import RETRIEVAL
 from mrnn.reproduce.tables import markdown
-from mrnn.retrieval import Score
+from mrnn.tasks.likelihood import token_log_probabilities
+from mrnn.tasks.retrieval import Score
 from mrnn.text import tokenise
+from mrnn.version import code_version
 
 # What decides the figures; faces and the making of tables do not.
 CODE = (
@@ -38,14 +43,12 @@ CODE = (
     "images",
     "corpora",
     "encoders",
+    "networks",
     "models",
-    "precision",
-    "likelihood",
+    "runtime",
+    "tasks",
     "training",
-    "generation",
     "cider",
-    "consensus",
-    "retrieval",
     "evaluation",
     "recipes",
 )
@@ -135,12 +138,15 @@ class Reproduction:
     def recipe(self, step: Step) -> Recipe:
         """A step's recipe, with its seed, the encoder's file of weights, and the trained model it comes after."""
         recipe = RECIPES[step.row.recipe]()
+        if step.row.encoder:
+            recipe = replace(recipe, encoder=step.row.encoder)
         if recipe.encoder in self.weights:
             recipe = replace(recipe, encoder=f"{recipe.encoder}:{self.weights[recipe.encoder]}")
         recipe = replace(recipe, training=replace(recipe.training, seed=step.seed))
         for earlier in self.steps:
             trained = self.out / "runs" / earlier.name
-            is_before = earlier.row.recipe == recipe.after and earlier.seed == step.seed
+            same = (earlier.row.encoder, earlier.seed) == (step.row.encoder, step.seed)
+            is_before = same and earlier.row.recipe == recipe.after
             if is_before and (trained / "model.safetensors").is_file():
                 return replace(recipe, start=str(trained))
         return recipe
@@ -149,7 +155,8 @@ class Reproduction:
         """Why a step cannot be run; empty if it can."""
         if self.done(step):
             return ""
-        encoder = self.recipe(step).encoder
+        recipe = self.recipe(step)
+        encoder = recipe.model.for_encoder(recipe.encoder)
         if encoder not in self._encoders:
             try:
                 load_encoder(encoder)
@@ -208,7 +215,8 @@ class Reproduction:
 
     def _run(self, step: Step, on_step: Callable[[dict[str, Any]], None]) -> None:
         clock = time.perf_counter()
-        command = f"mrnn train {step.row.recipe} --training.seed {step.seed}"
+        chosen = f" --encoder {step.row.encoder}" if step.row.encoder else ""
+        command = f"mrnn train {step.row.recipe}{chosen} --training.seed {step.seed}"
         folder = self.out / "runs" / step.name
         trained = folder / "model.safetensors"
         recipe = self.recipe(step)
@@ -219,13 +227,10 @@ class Reproduction:
                 recipe,
                 self.corpus,
                 folder,
-                command,
-                self.cache_folder,
-                self.device,
-                on_step=on_step,
+                Call(command, self.cache_folder, self.device, on_step=on_step),
             )
             began = time.perf_counter() - clock
-        pipeline = load(folder, self.device)
+        pipeline = load(folder, "torch", self.device)
         record = {
             "step": step.name,
             "recipe": step.row.recipe,
@@ -243,19 +248,17 @@ class Reproduction:
         cache = FeatureCache(pipeline.encoder, self.cache_folder)
         test = encode_split(self.corpus, "test", cache)
         references = [photo.captions for photo in test.photos]
-        model, vocabulary = pipeline.model, pipeline.vocabulary
-        figures = evaluate_likelihood(model, vocabulary, references, test.features)
+        figures = evaluate_likelihood(pipeline, references, test.features)
         likelihood = dict(figures)
-        arguments = (model, vocabulary, references, test.features, pipeline.generation, pipeline.centre)
-        metrics, captions = evaluate_captions(*arguments)
+        metrics, captions = evaluate_captions(pipeline, references, test.features)
         figures |= metrics
         record: dict[str, Any] = {"captions": {p.id: c.text for p, c in zip(test.photos, captions, strict=True)}}
         if step.row.consensus:
             train = encode_split(self.corpus, "train", cache)
             said = pipeline.consensus(train.features, [photo.captions for photo in train.photos])
-            metrics, captions = evaluate_captions(*arguments, said)
+            metrics, captions = evaluate_captions(pipeline, references, test.features, consensus=said)
             record["consensus"] = metrics
-        if model.uses_image:
+        if pipeline.model.uses_image:
             pairs = [(i, c) for i, several in enumerate(references) for c in several if tokenise(c)]
             owner = [i for i, _ in pairs]
             retriever = pipeline.retriever(test.features, [c for _, c in pairs])
@@ -280,20 +283,24 @@ class Reproduction:
         worth = self._worth(results)
         text = markdown(self.table, self.corpus.name, self.steps, results, self.unavailable, worth)
         write_atomically(self.out / "tables.md", text.encode())
-        rows = {name: {k: v for k, v in record.items() if k != "captions"} for name, record in results.items()}
-        write_json(self.out / "results.json", {"data": self.corpus.summary(), "steps": rows, "worth": worth})
+        kept = {name: {k: v for k, v in record.items() if k != "captions"} for name, record in results.items()}
+        write_json(self.out / "results.json", {"data": self.corpus.summary(), "steps": kept, "worth": worth})
         logs = {step.row.label: self.out / "runs" / step.name / "log.jsonl" for step in self.steps if self.done(step)}
-        plot_curves_of({label: log for label, log in logs.items() if log.is_file()}, self.out / "training.png")
-        plot_retrieval(self.table, self.steps, results, self.out / "retrieval.png")
+        draw_trainings({label: log for label, log in logs.items() if log.is_file()}, self.out / "training.png")
+        rows = {f"{row.label} (reported)": row.figures for row in RETRIEVAL[self.table]}
+        for step in self.steps:
+            figures = results.get(step.name, {}).get("figures", {})
+            if not step.row.ablation and "sentence-to-image R@1" in figures:
+                rows.setdefault(step.row.label, figures)
+        draw_recall_bars(rows, self.out / "retrieval.png")
         if worth:
-            plot_worth(worth, self.out / "worth.png")
+            draw_worth(worth, self.out / "worth.png")
         return text
 
     def _worth(self, results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
         """Of the image: m-RNN of the first seed against RNN-Base, by part of speech."""
-        paper = f"{self.table}-likelihood"
-        pair = (paper if paper in RECIPES else self.table, f"{self.table}-rnn")
-        runs = [next((s for s in self.steps if s.row.recipe == recipe), None) for recipe in pair]
+        pair = ("mrnn", "rnn")
+        runs = [next((s for s in self.steps if s.row.recipe == r and not s.row.encoder), None) for r in pair]
         if any(step is None or step.name not in results for step in runs):
             return {}
         path = self.out / "figures" / "worth.json"
@@ -303,12 +310,12 @@ class Reproduction:
         sentences: list[list[str]] = []
         for step in runs:
             assert step is not None
-            pipeline = load(self.out / "runs" / step.name, self.device)
+            pipeline = load(self.out / "runs" / step.name, "torch", self.device)
             test = encode_split(self.corpus, "test", FeatureCache(pipeline.encoder, self.cache_folder))
             pairs = [(i, w) for i, photo in enumerate(test.photos) for c in photo.captions if (w := tokenise(c))]
             sentences = [words for _, words in pairs]
             ids = [pipeline.vocabulary.encode(words) for words in sentences]
-            image = pipeline.model.encode_image(test.features.to(self.device))[[i for i, _ in pairs]].detach()
+            image = pipeline.model.encode_image(test.features)[[i for i, _ in pairs]]
             tokens.append(token_log_probabilities(pipeline.model, pipeline.vocabulary, ids, image))
         worth = image_worth(sentences, *tokens)
         assert all(math.isfinite(group["worth"]) for group in worth.values())

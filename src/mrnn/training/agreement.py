@@ -9,8 +9,6 @@ count as they did, and with p = 0, or one caption a photo, this is the paper's c
 Shapes: S sentences.
 """
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,7 +28,7 @@ def agreement_weights(data: CaptionData, vocabulary: Vocabulary, power: float) -
     """
     described = len(data.sentences) - data.without_image
     images = data.images[:described]
-    several, place = references(replace(data, sentences=data.sentences[:described], images=images), vocabulary)
+    several, place = references(data, vocabulary)
     cider = CIDEr(several)
     weights = []
     for row in range(len(several)):

@@ -1,7 +1,7 @@
 """A contrastive term on first-order vectors, so that retrieval is trained and not only implied.
 
-To first order a sentence's score for an image is q . (b - b0) (see `retrieval/first_order.py`). Within a batch each
-sentence should score its own image above the others', and each image its own sentence above the others:
+To first order a sentence's score for an image is q . (b - b0) (see `tasks/retrieval/first_order.py`). Within a batch
+each sentence should score its own image above the others', and each image its own sentence above the others:
 
     C = cross-entropy of softmax_j(s_ij) + cross-entropy of softmax_i(s_ij),   s_ij = e^tau q_i . (b_j - b0)
 
@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mrnn.likelihood import Batch, real_tokens
 from mrnn.models import NeuralLanguageModel
+from mrnn.training.batch import Batch, real_tokens
 
 
 class Contrastive(nn.Module):

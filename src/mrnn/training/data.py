@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mrnn.likelihood import Batch
 from mrnn.text import Vocabulary
+from mrnn.training.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -104,19 +104,28 @@ class CaptionData:
 
     def _together(self, size: int, generator: torch.Generator) -> list[list[int]]:
         of: dict[int, list[int]] = {}
-        for sentence, image in enumerate(self.images):
+        described = len(self.sentences) - self.without_image
+        for sentence, image in enumerate(self.images[:described]):
             of.setdefault(image, []).append(sentence)
         images = list(of.values())
+        if self.without_image:  # nothing keeps these together: as many as a photo has stand for one
+            alone = [described + i for i in torch.randperm(self.without_image, generator=generator).tolist()]
+            several = max(1, round(described / len(images)))
+            images += [alone[i : i + several] for i in range(0, len(alone), several)]
         each = max(1, round(size * len(images) / len(self.sentences)))
         order = torch.randperm(len(images), generator=generator).tolist()
         return [[s for i in order[start : start + each] for s in images[i]] for start in range(0, len(order), each)]
 
 
 def references(data: CaptionData, vocabulary: Vocabulary) -> tuple[list[list[list[int]]], dict[int, int]]:
-    """The sentences of every image, each with its end sign, and for each image its place among them."""
+    """The sentences of every image, each with its end sign, and for each image its place among them.
+
+    Sentences without an image of their own are references of none.
+    """
     place: dict[int, int] = {}
     several: list[list[list[int]]] = []
-    for sentence, image in zip(data.sentences, data.images, strict=True):
+    described = len(data.sentences) - data.without_image
+    for sentence, image in zip(data.sentences[:described], data.images[:described], strict=True):
         if image not in place:
             place[image] = len(several)
             several.append([])

@@ -19,11 +19,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mrnn.cider import CIDEr
 from mrnn.files import remove_leftovers, write_atomically
-from mrnn.generation import GenerationConfig, generate
-from mrnn.likelihood import IGNORED, pair_log_likelihood, perplexity
-from mrnn.models import LanguageModel, NeuralLanguageModel, tail_parameters
-from mrnn.precision import Precision, autocast
+from mrnn.models import LanguageModel, NeuralLanguageModel, model_name
+from mrnn.models.hand import TorchRuntime
+from mrnn.models.precision import Precision, autocast
+from mrnn.runtime import Runtime
+from mrnn.tasks.generation import GenerationConfig, generate
+from mrnn.tasks.likelihood import log_likelihood_of, perplexity
 from mrnn.text import Vocabulary
+from mrnn.training.batch import IGNORED
 from mrnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from mrnn.training.data import CaptionData, references
 from mrnn.training.objective import Cost, Objective, ObjectiveConfig
@@ -159,7 +162,7 @@ def train(
     steps_per_epoch = data.steps(config.batch, config.together)
     steps = config.epochs * steps_per_epoch
     features = data.features.to(device)
-    dev_cider = _DevCIDEr(dev, vocabulary, device) if config.choose == "cider" else None
+    dev_cider = _DevCIDEr(dev, vocabulary) if config.choose == "cider" else None
     while not progress.finished:
         model.train()
         meter = _Meter()
@@ -197,7 +200,8 @@ def train(
         progress.epoch += 1
         model.eval()
         measured.eval()
-        score = _perplexity(measured, vocabulary, dev, device)
+        at_use = _at_use(measured, dev)
+        score = dev_perplexity(at_use, vocabulary, dev)
         if not math.isfinite(score):
             raise _not_finite("dev perplexity", progress.step, progress.epoch)
         for name, tensor in model.state_dict().items():
@@ -205,7 +209,7 @@ def train(
                 raise _not_finite(f"weight {name}", progress.step, progress.epoch)
         figures = {"dev_perplexity": round(score, 4)}
         if dev_cider is not None:
-            figures["dev_cider"] = round(dev_cider(measured), 4)
+            figures["dev_cider"] = round(dev_cider(at_use), 4)
         log.write(epoch=progress.epoch, step=progress.step, steps=steps, **figures)
         worth = -score if dev_cider is None else figures["dev_cider"]
         if worth > progress.best:
@@ -244,14 +248,14 @@ class _Meter:
         return {**means, "tokens_per_second": round(tokens / (time.perf_counter() - self.clock))}
 
 
-def _optimizer(model: torch.nn.Module, objective: Objective, config: TrainingConfig) -> torch.optim.Optimizer:
+def _optimizer(model: LanguageModel, objective: Objective, config: TrainingConfig) -> torch.optim.Optimizer:
     """Groups of parameters: biases are not decayed, as they hold the words' frequencies; the CNN has its own rate."""
-    tail = tail_parameters(model)
-    known = {id(p) for p in tail}
-    rest = [p for p in (*model.parameters(), *objective.parameters()) if id(p) not in known]
+    rates = {"model": 1.0, "encoder": config.encoder_rate}
+    parts = [(rates[name], parameters) for name, parameters in model.parameter_groups()]
+    parts[0] = parts[0][0], [*parts[0][1], *objective.parameters()]
     groups = [
         {"params": some, "share": share, "weight_decay": config.weight_decay if decayed else 0.0}
-        for share, parameters in ((1.0, rest), (config.encoder_rate, tail))
+        for share, parameters in parts
         for decayed in (True, False)
         if (some := [p for p in parameters if (p.ndim > 1) == decayed])
     ]
@@ -260,24 +264,26 @@ def _optimizer(model: torch.nn.Module, objective: Objective, config: TrainingCon
     return torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def _perplexity(model: LanguageModel, vocabulary: Vocabulary, data: CaptionData, device: torch.device) -> float:
-    features = data.features.to(device)
-    score = pair_log_likelihood(model, vocabulary, data.sentences, data.images, features)
-    return perplexity(score.double().sum().item(), data.tokens)
+def _at_use(model: LanguageModel, data: CaptionData) -> TorchRuntime:
+    return TorchRuntime(model, model_name(model.config), tuple(data.features.shape[1:]))
+
+
+def dev_perplexity(model: Runtime, vocabulary: Vocabulary, data: CaptionData) -> float:
+    """Perplexity of all sentences together."""
+    score = log_likelihood_of(model, vocabulary, data.sentences, data.images, data.features.numpy())
+    return perplexity(math.fsum(score), data.tokens)
 
 
 class _DevCIDEr:
     """CIDEr of the captions that beam search gives the dev images, in the model's own words."""
 
-    def __init__(self, data: CaptionData, vocabulary: Vocabulary, device: torch.device):
+    def __init__(self, data: CaptionData, vocabulary: Vocabulary):
         several, place = references(data, vocabulary)
         self.cider, self.vocabulary = CIDEr(several), vocabulary
-        self.rows, self.features = list(place.values()), data.features[list(place)].to(device)
+        self.rows, self.features = list(place.values()), data.features[list(place)].numpy()
 
-    @torch.inference_mode()
-    def __call__(self, model: LanguageModel) -> float:
-        image = torch.cat([model.encode_image(part) for part in self.features.split(512)])
-        captions = generate(model, self.vocabulary, image, GenerationConfig())
+    def __call__(self, model: Runtime) -> float:
+        captions = generate(model, self.vocabulary, model.encode_image(self.features), GenerationConfig())
         ids = [[*self.vocabulary.encode(several[0].tokens), self.vocabulary.end] for several in captions]
         return sum(self.cider(row, one) for row, one in zip(self.rows, ids, strict=True)) / len(ids)
 

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mrnn.likelihood import IGNORED, Batch, real_tokens
 from mrnn.models import LanguageModel, NeuralLanguageModel
 from mrnn.text import Vocabulary
 from mrnn.training.agreement import agreement_weights
+from mrnn.training.batch import IGNORED, Batch, real_tokens
 from mrnn.training.contrastive import Contrastive
 from mrnn.training.data import CaptionData
 from mrnn.training.self_critical import SelfCritical
@@ -37,8 +37,8 @@ class ObjectiveConfig:
         contrastive: Weight of the contrastive term on first-order vectors, which trains retrieval.
         self_critical: Weight of the expected CIDEr of the model's own captions, which trains captioning.
         samples: Captions an image that the self-critical term draws.
-        softmax: `full` holds all logits of a step, `chunked` some at a time, `sampled` estimates the normaliser
-            from some words, for vocabularies of 50,000 and more.
+        softmax: `full` holds all logits of a step, `sampled` estimates the normaliser from some words, for
+            vocabularies of 50,000 and more.
         negatives: Words that the sampled softmax draws a step.
     """
 
@@ -70,8 +70,6 @@ class ObjectiveConfig:
             raise ValueError(f"training.objective.negatives is {self.negatives}, but must be 1 or more")
         if self.agreement and not self.likelihood:
             raise ValueError("training.objective.agreement weighs the likelihood, whose weight is 0")
-        if self.agreement and self.softmax == "chunked":
-            raise ValueError("training.objective.agreement needs the full softmax, or a sampled one, not a chunked one")
         if self.softmax != "full" and self.label_smoothing:
             raise ValueError(f"training.objective.label_smoothing needs the full softmax, not a {self.softmax} one")
 

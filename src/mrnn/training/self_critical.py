@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrnn.cider import CIDEr
-from mrnn.generation import draw
-from mrnn.likelihood import IGNORED, Batch, real_token_logits
-from mrnn.models import LanguageModel
+from mrnn.models import LanguageModel, model_name
+from mrnn.models.hand import TorchRuntime
+from mrnn.tasks.generation import draw
 from mrnn.text import Vocabulary
+from mrnn.training.batch import IGNORED, Batch, real_token_logits
 from mrnn.training.data import CaptionData, references
 
 
@@ -45,12 +46,17 @@ class SelfCritical(nn.Module):
 
         Args:
             model: In training mode; samples are drawn in evaluation mode.
-            rows: Of N images, in the data's features.
+            rows: Of N images, in the data's features; the mean image, which has no references, earns nothing.
             features: Of these images.
         """
-        model.eval()
-        with torch.no_grad():
-            drawn = draw(model, self.vocabulary, model.encode_image(features), self.samples)
+        known = [i for i, row in enumerate(rows) if row // self.views in self.row]
+        if not known:  # nothing to learn from, but a cost like any other
+            return features.new_zeros((), requires_grad=True), features.new_zeros(())
+        rows, features = [rows[i] for i in known], features[known]
+        at_use = TorchRuntime(model, model_name(model.config), tuple(features.shape[1:]))
+        image = at_use.encode_image(features.cpu().numpy())
+        # The draws come from PyTorch's own generator, whose state a checkpoint keeps.
+        drawn = draw(at_use, self.vocabulary, image, self.samples, lambda n: torch.rand(n).numpy())
         model.train()
         # The end sign is a word of its own here, or captions would learn to stop in mid-sentence.
         rewards = torch.tensor(

@@ -1,4 +1,4 @@
-"""The cost of the softmax layer, which is most of a step's work: all at once, in chunks, or over some of the words.
+"""The cost of the softmax layer, which is most of a step's work: all at once, or over some of the words.
 
 Shapes: R real tokens, H hidden units, V vocabulary, K words drawn.
 """
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-Softmax = Literal["full", "chunked", "sampled"]
+Softmax = Literal["full", "sampled"]
 
 
 def cross_entropy(
@@ -29,30 +29,13 @@ def cross_entropy(
         weight: Of the softmax layer.
         bias: Of the softmax layer.
         targets: The words that came.
-        softmax: `full`, `chunked` (the same value and gradient) or `sampled` (an estimate).
+        softmax: `full`, or `sampled` (an estimate).
         label_smoothing: Share of each target's probability that is spread over the vocabulary; of the full one alone.
         negatives: K of the sampled softmax.
-        weights: How much each target counts, but for a chunked softmax; all the same if None.
-
-    Raises:
-        ValueError: A chunked softmax needs a later PyTorch.
+        weights: How much each target counts; all the same if None.
     """
     if softmax == "sampled" and negatives < len(weight):
         return _sum(_sampled(hidden, weight, bias, targets, negatives), weights)
-    if softmax == "chunked":
-        assert weights is None
-        if not hasattr(nn.functional, "linear_cross_entropy"):
-            raise ValueError(
-                f"training.objective.softmax chunked needs PyTorch 2.13 or later, and this is {torch.__version__}"
-            )
-        return nn.functional.linear_cross_entropy(
-            hidden,
-            weight.to(hidden.dtype),
-            targets,
-            linear_bias=bias.to(hidden.dtype),
-            reduction="sum",
-            options=nn.LinearCrossEntropyOptions(),
-        ).float()
     logits = nn.functional.linear(hidden, weight, bias)
     reduction = "sum" if weights is None else "none"
     nats = nn.functional.cross_entropy(logits.float(), targets, reduction=reduction, label_smoothing=label_smoothing)

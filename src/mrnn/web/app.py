@@ -26,13 +26,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from pydantic import BaseModel, Field
 
 import mrnn
-from mrnn.explanation import GUESS
-from mrnn.generation import Caption
 from mrnn.images import ImageError, open_image
 from mrnn.library import Filters, Found, Library, UnknownPhoto
-from mrnn.pipeline import Pipeline
-from mrnn.retrieval import Match
-from mrnn.web.worker import Busy, Captioned, Worker
+from mrnn.pipeline import Described, Pipeline
+from mrnn.tasks.retrieval import Match
+from mrnn.web.worker import Busy, Worker
 
 _log = logging.getLogger("mrnn.web")
 STATIC = Path(__file__).parent / "static"
@@ -291,12 +289,11 @@ def create_app(
         seed: Annotated[int, Form(ge=0, le=2**31 - 1)] = 0,
     ) -> CaptionsOut:
         """Write captions for a photo."""
-        options: dict[str, Any] = {"n": n, "beam": max(n, pipeline.generation.beam)}
+        options: dict[str, Any] = {"n": n}
         if sample:
             options = {"method": "sample", "n": n, "temperature": temperature, "seed": seed}
-        found: Captioned = await worker.caption(await photo_of(image), **options)
-        note = "" if found.familiar else GUESS
-        return CaptionsOut(captions=[_caption(c) for c in found.captions], familiar=found.familiar, note=note)
+        found: Described = await worker.caption(await photo_of(image), **options)
+        return CaptionsOut.model_validate(found.as_dict())
 
     @api.post("/v1/rank")
     async def rank(image: Annotated[UploadFile, File()], sentences: Annotated[list[str], Form()]) -> list[RankedOut]:
@@ -318,20 +315,7 @@ def create_app(
         """Say what each word of a caption rests on: the given one, or the model's own."""
         photo, given = await photo_of(image), sentence_of(sentence) or None
         found = await worker.call(lambda: pipeline.explain(photo, given))
-        words = [
-            WordOut(
-                token=w.token,
-                log_probability=w.log_probability,
-                evidence=w.evidence,
-                branches=w.branches,
-                heat=None if w.heat is None else w.heat.tolist(),
-                attention=None if w.attention is None else w.attention.tolist(),
-            )
-            for w in found.words
-        ]
-        note = "" if found.familiar else GUESS
-        fields = {"text": found.text, "percentile": found.percentile, "familiar": found.familiar, "note": note}
-        return ExplanationOut(words=words, **fields)
+        return ExplanationOut.model_validate(found.as_dict())
 
     async def search(sentence: str | None, like: bytes | str | None, top: int, filters: Filters) -> SearchOut:
         shelf = library_or_404()
@@ -448,12 +432,6 @@ def _checked(id: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", id):
         raise HTTPException(404, "no such photo")
     return id
-
-
-def _caption(c: Caption) -> CaptionOut:
-    words = [*c.tokens, "<end>"]
-    tokens = [Token(token=w, log_probability=p) for w, p in zip(words, c.log_probabilities, strict=True)]
-    return CaptionOut(text=c.text, log_likelihood=c.log_likelihood, tokens=tokens)
 
 
 def _found(f: Found) -> FoundOut:

@@ -8,27 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mrnn.encoders import pool_features
-from mrnn.generation import Caption
-from mrnn.pipeline import Pipeline
+from mrnn.pipeline import Described, Pipeline
 
 BATCH = 32
 
 
 class Busy(Exception):
     """The line is full."""
-
-
-@dataclass(frozen=True)
-class Captioned:
-    """A photo's captions.
-
-    Args:
-        captions: Best first.
-        familiar: Whether the photo is like those that the model was trained on.
-    """
-
-    captions: list[Caption]
-    familiar: bool
 
 
 @dataclass
@@ -75,7 +61,7 @@ class Worker:
         """Jobs in line."""
         return self._line.qsize()
 
-    async def caption(self, photo: bytes, **options: Any) -> Captioned:
+    async def caption(self, photo: bytes, **options: Any) -> Described:
         """Caption a photo, together with whichever others wait.
 
         Raises:
@@ -132,7 +118,6 @@ class Worker:
             features, positions, errors = pool_features(self.pipeline.encoder, [job.photo for job in jobs])
             for job, error in zip([j for i, j in enumerate(jobs) if i not in positions], errors, strict=True):
                 job.answer(error)
-            unfamiliar = self.pipeline.unfamiliar(features)
             groups: dict[tuple[str, int | None], list[int]] = {}
             for row, position in enumerate(positions):
                 options = jobs[position].options
@@ -141,9 +126,10 @@ class Worker:
                 groups.setdefault((repr(sorted(options.items())), alone), []).append(row)
             for rows in groups.values():
                 members = [jobs[positions[row]] for row in rows]
-                captions = self.pipeline.caption_features(features[rows], **members[0].options)
-                for job, row, several in zip(members, rows, captions, strict=True):
-                    job.answer(Captioned(several, not unfamiliar[row]))
+                photos, config = [job.photo for job in members], self.pipeline.options(**members[0].options)
+                described = self.pipeline.describe_features(photos, features[rows], config)
+                for job, one in zip(members, described, strict=True):
+                    job.answer(one)
         except Exception as error:  # belongs to these requests, not to the thread
             for job in jobs:
                 job.answer(error)

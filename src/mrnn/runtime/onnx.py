@@ -1,0 +1,221 @@
+"""ONNX Runtime's hand: the graphs of a saved model at use, on a processor or any provider that is installed.
+
+Shapes: as in `protocol.py`; S side of the input.
+"""
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from mrnn.files import first_line
+from mrnn.runtime.protocol import Array, Precision, Runtime, State
+from mrnn.threads import cores
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
+
+
+class Graphs:
+    """The graphs of a model's folder, each loaded when it is first run.
+
+    Args:
+        folder: Of the model.
+        device: `cpu`, `cuda` or `mps`, or `auto` for what is installed.
+
+    Raises:
+        ValueError: The provider is not installed.
+    """
+
+    def __init__(self, folder: Path, device: str = "auto"):
+        import onnxruntime
+
+        installed = onnxruntime.get_available_providers()
+        if device == "auto":
+            device = "cuda" if PROVIDERS["cuda"] in installed else "cpu"
+        if PROVIDERS.get(device) not in installed:
+            names = [name for name, provider in PROVIDERS.items() if provider in installed]
+            raise ValueError(f"onnxruntime has no provider for the device {device!r} here; it has {', '.join(names)}")
+        self.folder, self.device = folder, device
+        self._sessions: dict[str, Future[tuple[Any, list[str]]]] = {}
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="graphs")
+
+    def has(self, name: str) -> bool:
+        """Whether the model has such a graph."""
+        return (self.folder / f"{name}.onnx").is_file()
+
+    def prepare(self, *names: str) -> None:
+        """Begin to load graphs that will be run, while the caller does something else."""
+        with self._lock:
+            for name in names:
+                if name not in self._sessions:
+                    self._sessions[name] = self._pool.submit(self._load, name)
+
+    def run(self, name: str, **inputs: Array) -> list[Array]:
+        """Run a graph.
+
+        Args:
+            name: Of the graph.
+            inputs: By name.
+
+        Raises:
+            ValueError: It cannot be loaded, or does not fit the vocabulary or the features.
+        """
+        self.prepare(name)
+        session, taken = self._sessions[name].result()
+        try:
+            return session.run(None, {key: np.ascontiguousarray(inputs[key]) for key in taken})
+        except Exception as error:  # onnxruntime has a class of its own for every way to fail
+            raise ValueError(
+                f"{self.folder / name}.onnx: does not fit what it is given ({first_line(error)})"
+            ) from None
+
+    def _load(self, name: str) -> tuple[Any, list[str]]:
+        import onnxruntime
+
+        path = self.folder / f"{name}.onnx"
+        if not path.is_file():
+            raise ValueError(f"{self.folder}: has no {path.name}; mrnn convert {self.folder} writes it, with PyTorch")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = cores()
+        options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False  # which holds more than it saves time
+        # A session has threads of its own: those that wait would take the cores from those of the next.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=[PROVIDERS[self.device]])
+            # What does not change the result is no input of the graph.
+            return session, [node.name for node in session.get_inputs()]
+        except Exception as error:  # onnxruntime has a class of its own for every way a file may be bad
+            reason = first_line(error)
+            if "opset" in reason.lower():
+                reason = f"onnxruntime {onnxruntime.__version__} is too old for it"
+            raise ValueError(f"{path}: does not fit its weights, or cannot be run here ({reason})") from None
+
+
+class OnnxRuntime(Runtime):
+    """A saved model at use.
+
+    Args:
+        graphs: Of its folder.
+        name: As registered.
+        vocabulary: V.
+        described: What `config.json` says for this hand.
+    """
+
+    def __init__(self, graphs: Graphs, name: str, vocabulary: int, described: dict[str, Any]):
+        self.graphs, self.name, self.vocabulary = graphs, name, vocabulary
+        self.feature_shape = tuple(described["feature_shape"])
+        self.image_width = described["image_width"]
+        self.uses_image, self.uses_regions = described["uses_image"], described["uses_regions"]
+        self._state = [(tuple(s["shape"]), s["fill"], np.dtype(s["type"])) for s in described["state"]]
+
+    def prepare(self) -> None:
+        """The graphs, and the encoder's beside them."""
+        wanted = ("encoder", "search", "log_p", "image", "text")
+        self.graphs.prepare(*(name for name in wanted if self.graphs.has(name)))
+
+    def encode_image(self, features: Float[Array, "N ..."]) -> Float[Array, "N F"]:
+        """Some hundreds at a time."""
+        if not len(features) or not self.uses_image:
+            return np.zeros((len(features), self.image_width), np.float32)
+        some = (np.asarray(features[i : i + 512], np.float32) for i in range(0, len(features), 512))
+        return np.concatenate([self.graphs.run("image", features=part)[0] for part in some])
+
+    def encode_cells(self, features: Float[Array, "C ..."]) -> Float[Array, "C F"]:
+        """By a graph of its own where cells are another matter than photos."""
+        if not self.graphs.has("cells"):
+            return self.encode_image(features)
+        return self.graphs.run("cells", features=features)[0]
+
+    def begin(self, n: int) -> State:
+        """As the model says of itself."""
+        return [np.full((n, *shape), fill, dtype) for shape, fill, dtype in self._state]
+
+    def select(self, state: State, rows: Int[Array, " C"]) -> State:
+        """Rows of every array."""
+        return [s[rows] for s in state]
+
+    def text(self, words: Int[Array, " B"], state: State) -> tuple[Float[Array, "B M"], State]:
+        """One word long."""
+        text, *after = self.graphs.run("text", words=words, **_named(state))
+        return text, after
+
+    def distribution(self, text: Float[Array, "R M"], image: Float[Array, "R F"]) -> Float[Array, "R V"]:
+        """The whole of it."""
+        return self.graphs.run("distribution", text=text, image=image)[0]
+
+    def pull(
+        self, text: Float[Array, "R M"], image: Float[Array, "R F"], raised: Float[Array, "R V"]
+    ) -> Float[Array, "R F"]:
+        """As the model wrote it out."""
+        return self.graphs.run("pull", text=text, image=image, raised=raised)[0]
+
+    def step(
+        self,
+        words: Int[Array, " B"],
+        state: State,
+        image: Float[Array, "B F"],
+        k: int,
+        allowed: Float[Array, " V"],
+        precision: Precision = "float32",
+    ) -> tuple[Float[Array, "B K"], Int[Array, "B K"], State]:
+        """All in one graph; rounded, the softmax layer's product is taken in whole numbers."""
+        k = min(k, self.vocabulary)
+        inputs = {"words": words, "image": image, "allowed": allowed, "k": np.array(k), **_named(state)}
+        rounded = precision == "auto" and self.graphs.has("search")
+        top, ids, *after = self.graphs.run("search" if rounded else "step", **inputs)
+        return top, ids.view(np.int64), after
+
+    def log_p(
+        self,
+        text: Float[Array, "R M"],
+        image: Float[Array, "R F"],
+        row: Int[Array, " E"],
+        target: Int[Array, " E"],
+        precision: Precision = "float32",
+    ) -> Float[Array, " E"]:
+        """All in one graph."""
+        return self.graphs.run("log_p", text=text, image=image, row=row, target=target)[0]
+
+    def gradient(
+        self,
+        text: Float[Array, "R M"],
+        image: Float[Array, "R F"],
+        target: Int[Array, " R"],
+        precision: Precision = "float32",
+    ) -> tuple[Float[Array, " R"], Float[Array, "R F"]]:
+        """All in one graph."""
+        log_p, q = self.graphs.run("gradient", text=text, image=image, target=target)
+        return log_p, q
+
+    def branch(self, words: Int[Array, " T"]) -> Float[Array, "T M"] | None:
+        """If the model tells it apart."""
+        return self.graphs.run("branch", words=words)[0] if self.graphs.has("branch") else None
+
+    def attention(self, text: Float[Array, "R M"], image: Float[Array, "R F"]) -> Float[Array, "R K"] | None:
+        """If the model has any."""
+        return self.graphs.run("attention", text=text, image=image)[0] if self.graphs.has("attention") else None
+
+
+class OnnxNetwork:
+    """An encoder's network in a model's folder.
+
+    Args:
+        graphs: Of the folder.
+    """
+
+    def __init__(self, graphs: Graphs):
+        self.graphs = graphs
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of (N, S, S, 3) bytes."""
+        pooled, *grid = self.graphs.run("encoder", pixels=pixels)
+        return pooled, grid[0] if grid else None
+
+
+def _named(state: State) -> dict[str, Array]:
+    return {f"state_{i}": s for i, s in enumerate(state)}
