@@ -182,46 +182,41 @@ def encoder_graph(encoder: Encoder) -> Graph:
     return Graph("encoder", call, {"pixels": photos}, outputs, _rows("pixels", *outputs, axis="N"))
 
 
-def write_graph(graph: Graph, folder: Path, names: dict[str, tuple[str, str]], known: str = "") -> None:
+def write_graph(graph: Graph, folder: Path, names: dict[str, tuple[str, str]], known: str) -> None:
     """Export a call into `NAME.onnx`.
 
     Args:
         graph: The call.
         folder: With the safetensors files.
         names: For parameters of the module, as it names them, the file and the tensor that holds their numbers.
-        known: What tells the module from others, if it may be exported again, so that this is done once a process.
+        known: What tells the call from others of its name: it is traced once a process.
 
     Raises:
         Unexportable: ONNX has no such operation.
     """
     import onnx
 
-    traced = _TRACED.get(known) or _traced(graph)
-    if known:
-        _TRACED[known] = traced
+    if (graph.name, known) not in _TRACED:
+        _TRACED[graph.name, known] = _traced(graph)
     model = onnx.ModelProto()
-    model.CopyFrom(traced)
+    model.CopyFrom(_TRACED[graph.name, known])
     layouts = {file: _layout(folder / file) for file in {file for file, _ in names.values()}}
-    kept, casts = [], []
-    for tensor in model.graph.initializer:
-        place = names.get(tensor.name.removeprefix("model."))
-        if place is None:
-            kept.append(tensor)
-            continue
-        file, name = place
-        dtype, begin, length = layouts[file][name]
-        stored = onnx.TensorProto()
-        stored.name, stored.data_type = tensor.name, getattr(onnx.TensorProto, _NAMES[dtype])
-        stored.dims.extend(tensor.dims)
-        stored.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", file), ("offset", begin), ("length", length)):
-            stored.external_data.add(key=key, value=str(value))
-        if stored.data_type != tensor.data_type:
-            stored.name += " stored"
-            casts.append(onnx.helper.make_node("Cast", [stored.name], [tensor.name], to=tensor.data_type))
-        kept.append(stored)
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+    weights = {name.removeprefix("model."): t for name, t in _weights(graph.module).items()}
+    taken, casts = [], []
+    for given in model.graph.input:
+        key = given.name.removeprefix("model.")
+        if key not in weights:
+            taken.append(given)
+        elif key not in names:  # a table that the model makes for itself
+            model.graph.initializer.append(onnx.numpy_helper.from_array(weights[key].numpy(), given.name))
+        else:
+            stored = _stored(given, names[key][0], *layouts[names[key][0]][names[key][1]])
+            model.graph.initializer.append(stored)
+            if stored.name != given.name:
+                kind = given.type.tensor_type.elem_type
+                casts.append(onnx.helper.make_node("Cast", [stored.name], [given.name], to=kind))
+    del model.graph.input[:]
+    model.graph.input.extend(taken)
     nodes = [*casts, *(_round_softmax(model) if graph.rounded else model.graph.node)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -229,6 +224,25 @@ def write_graph(graph: Graph, folder: Path, names: dict[str, tuple[str, str]], k
         node.doc_string = ""
     with atomic_path(folder / f"{graph.name}.onnx") as temporary:
         temporary.write_bytes(model.SerializeToString())
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _stored(given: Any, file: str, dtype: str, begin: int, length: int) -> Any:
+    """An initialiser in a safetensors file, under a name of its own if it is kept in another type."""
+    import onnx
+
+    stored = onnx.TensorProto()
+    stored.name, stored.data_type = given.name, getattr(onnx.TensorProto, _NAMES[dtype])
+    stored.dims.extend(dim.dim_value for dim in given.type.tensor_type.shape.dim)
+    stored.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", file), ("offset", begin), ("length", length)):
+        stored.external_data.add(key=key, value=str(value))
+    if stored.data_type != given.type.tensor_type.elem_type:
+        stored.name += " stored"
+    return stored
 
 
 def _round_softmax(model: Any) -> list[Any]:
@@ -273,11 +287,11 @@ def _round_softmax(model: Any) -> list[Any]:
     return [*nodes[:place], *quantised, *nodes[place + 1 :]]
 
 
-_TRACED: dict[str, Any] = {}
+_TRACED: dict[tuple[str, str], Any] = {}
 
 
 def _traced(graph: Graph) -> Any:
-    """A call as PyTorch's exporter writes it."""
+    """A call as PyTorch's exporter writes it, its weights as inputs."""
     import onnx
 
     buffer = io.BytesIO()
@@ -292,6 +306,7 @@ def _traced(graph: Graph) -> Any:
                 output_names=list(graph.outputs),
                 dynamic_axes=graph.dynamic,
                 opset_version=OPSET,
+                export_params=False,
                 do_constant_folding=False,
                 dynamo=False,
             )

@@ -73,8 +73,9 @@ def save(pipeline: Pipeline, folder: Path, dtype: torch.dtype = torch.float32, n
         use = {"tables": True}
     else:
         try:
+            known = f"{runtime.name} {model.describe()} {runtime.feature_shape}"
             for graph in model_graphs(model, runtime.feature_shape):
-                write_graph(graph, folder, places)
+                write_graph(graph, folder, places, known)
                 files.append(f"{graph.name}.onnx")
             use = runtime_described(TorchRuntime(model, runtime.name, runtime.feature_shape))
         except Unexportable as error:
