@@ -16,6 +16,7 @@ from mrnn.models.tuned import augment, window
 from mrnn.networks import load_encoder, module_of
 from mrnn.networks.split import Stem, stem_of, tail
 from mrnn.pipeline import Pipeline, load
+from mrnn.runtime.folder import seal
 from mrnn.text import SIGNS, Vocabulary
 from mrnn.training import CaptionData, TrainingConfig, train
 
@@ -244,6 +245,7 @@ def test_an_ensemble_whose_encoders_want_photos_of_other_sizes_is_refused(saved,
     shutil.copytree(saved[0], larger)
     config = json.loads((larger / "config.json").read_text())
     config["encoder"]["preprocessing"]["side"] += 32
+    config["encoder"]["sealed"] = seal(config["encoder"]["preprocessing"], config["files"])
     (larger / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="side by side need photos of the same size and kind"):
         load(f"{larger}+{saved[1]}")

@@ -35,10 +35,14 @@ def open_model(name: str, device: str = "auto", runtime: Hand = "auto") -> "Pipe
         ValueError: There is no such model, or it is damaged.
     """
     from mrnn.pipeline import load
+    from mrnn.runtime import DeviceError
 
     if device not in ("auto", "cpu", "cuda", "mps") and not device.startswith("cuda:"):
         raise Usage(f"--device {device}: there are auto, cpu, cuda and mps")
-    return load(name, runtime, device)
+    try:
+        return load(name, runtime, device)
+    except DeviceError as error:
+        raise Usage(f"--device {device}: {error}") from None
 
 
 def warn_guess(described: "Described") -> None:

@@ -287,11 +287,13 @@ def reproduce(
 
 def _device(name: str) -> str:
     """PyTorch's device of a `--device`, `auto` resolved, and said if it is no processor; freed memory is kept."""
+    from mrnn.runtime import DeviceError
+
     room = workshop("models.devices")
     room.keep_memory()
     try:
         found = room.torch_device(name)
-    except ValueError as error:
+    except DeviceError as error:
         raise Usage(f"--device {name}: {error}") from None
     if name == "auto" and found != "cpu":
         say(f"device: {found}")

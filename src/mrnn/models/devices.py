@@ -5,12 +5,14 @@ import ctypes
 
 import torch
 
+from mrnn.runtime import DeviceError
+
 
 def torch_device(name: str) -> str:
     """The device of a name, `auto` resolved.
 
     Raises:
-        ValueError: It is not to be had here.
+        DeviceError: It is not to be had here.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -19,7 +21,7 @@ def torch_device(name: str) -> str:
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError):  # an unknown name, or a device that is not there
-        raise ValueError(f"the device {name} is not to be had here; there are auto, cpu, cuda and mps") from None
+        raise DeviceError(f"the device {name} is not to be had here; there are auto, cpu, cuda and mps") from None
     return name
 
 

@@ -149,9 +149,8 @@ def _save_encoder(encoder: Encoder, folder: Path, places: dict[str, tuple[str, s
     # The part that the model trained lies with the model's weights.
     _write_tensors(folder / ENCODER_WEIGHTS, {key: _kept(tensor, dtype) for key, tensor in own.items()})
     names = {f"network.{key}": places.get(key, (ENCODER_WEIGHTS, key)) for key in module}
-    write_graph(
-        graph, folder, {key: place for key, place in names.items() if key in used_tensors(graph)}, inner.fingerprint
-    )
+    used = used_tensors(graph)
+    write_graph(graph, folder, {key: place for key, place in names.items() if key in used}, inner.fingerprint)
     return [ENCODER_WEIGHTS, f"{graph.name}.onnx"]
 
 

@@ -56,6 +56,8 @@ def stem_of(name: str, whole: str, encoder: Encoder, block: int) -> Stem:
     Raises:
         ValueError: It cannot be cut there.
     """
+    if encoder.feature_shape != (encoder.width,):
+        raise ValueError(f"{whole} cannot be cut: it gives more than one vector a photo")
     network = module_of(encoder)
     blocks = list(blocks_of(encoder.name, network))
     if block >= len(blocks):

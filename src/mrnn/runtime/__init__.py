@@ -1,5 +1,5 @@
 """How a model is used: one protocol on NumPy arrays, and what fills it."""
 
-from mrnn.runtime.protocol import Precision, Runtime, State
+from mrnn.runtime.protocol import DeviceError, Precision, Runtime, State
 
-__all__ = ["Precision", "Runtime", "State"]
+__all__ = ["DeviceError", "Precision", "Runtime", "State"]

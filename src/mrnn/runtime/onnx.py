@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mrnn.files import first_line
-from mrnn.runtime.protocol import Array, Precision, Runtime, State
+from mrnn.runtime.protocol import Array, DeviceError, Precision, Runtime, State
 from mrnn.threads import cores
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
@@ -26,7 +26,7 @@ class Graphs:
         device: `cpu`, `cuda` or `mps`, or `auto` for what is installed.
 
     Raises:
-        ValueError: The provider is not installed.
+        DeviceError: The provider is not installed.
     """
 
     def __init__(self, folder: Path, device: str = "auto"):
@@ -37,7 +37,7 @@ class Graphs:
             device = "cuda" if PROVIDERS["cuda"] in installed else "cpu"
         if PROVIDERS.get(device) not in installed:
             names = [name for name, provider in PROVIDERS.items() if provider in installed]
-            raise ValueError(f"onnxruntime has no provider for the device {device!r} here; it has {', '.join(names)}")
+            raise DeviceError(f"onnxruntime has no provider for the device {device!r} here; it has {', '.join(names)}")
         self.folder, self.device = folder, device
         self._sessions: dict[str, Future[tuple[Any, list[str]]]] = {}
         self._lock = threading.Lock()

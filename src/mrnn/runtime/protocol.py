@@ -21,6 +21,10 @@ Precision = Literal["auto", "float32"]  # `auto` may round where that is faster;
 State = Any  # of B sentences so far; only its own runtime looks inside
 
 
+class DeviceError(ValueError):
+    """A device that is not to be had here."""
+
+
 class Runtime(ABC):
     """A model at use.
 
