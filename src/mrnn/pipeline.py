@@ -498,7 +498,7 @@ def _ensemble(name: str, runtime: Hand, device: str) -> Pipeline:
     first = max(members, key=lambda member: member.model.uses_regions)
     if any(member.vocabulary.tokens != first.vocabulary.tokens for member in members):
         raise ValueError(f"{name}: the members of an ensemble need the same vocabulary")
-    marks = [found.encoder.get("fingerprint_at_use", found.encoder["fingerprint"]) for found in folders]
+    marks = [found.encoder_mark for found in folders]
     whole = first.encoder_description["name"]
 
     def seen_by_first(i: int) -> bool:

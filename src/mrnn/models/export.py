@@ -7,6 +7,7 @@ Shapes: as in `runtime/protocol.py`; N images, S side of the input.
 """
 
 import contextlib
+import copy
 import io
 import json
 import warnings
@@ -173,12 +174,15 @@ def encoder_graph(encoder: Encoder) -> Graph:
     network = encoder.network
     if not isinstance(network, TorchNetwork):
         raise Unexportable(f"{encoder.name} is not in PyTorch's hands")
+    module = network.module
+    if module.mean.device.type != "cpu":  # as after a training on a graphics card
+        module = copy.deepcopy(module).cpu()
     side = encoder.preprocessing.side
     photos = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     with torch.no_grad():
-        has_grid = network.module(photos)[1] is not None
+        has_grid = module(photos)[1] is not None
     outputs = ["pooled", "grid"] if has_grid else ["pooled"]
-    call = _Call(network.module, network.module if has_grid else lambda pixels: network.module(pixels)[0])
+    call = _Call(module, module if has_grid else lambda pixels: module(pixels)[0])
     return Graph("encoder", call, {"pixels": photos}, outputs, _rows("pixels", *outputs, axis="N"))
 
 

@@ -140,7 +140,7 @@ def _save_encoder(encoder: Encoder, folder: Path, places: dict[str, tuple[str, s
     """Weights that are not the model's own, and the graph; the files written."""
     inner = getattr(encoder, "inner", encoder)
     graph = encoder_graph(inner)
-    module = {key.removeprefix("network."): tensor for key, tensor in module_state(inner).items()}
+    module = {key.removeprefix("network."): tensor for key, tensor in module_of(inner).state_dict().items()}
     own = {key: tensor for key, tensor in module.items() if key not in places and not key.startswith("_fc.")}
     if isinstance(encoder, BoxRegions):
         assert encoder.classifier is not None
@@ -152,11 +152,6 @@ def _save_encoder(encoder: Encoder, folder: Path, places: dict[str, tuple[str, s
     used = used_tensors(graph)
     write_graph(graph, folder, {key: place for key, place in names.items() if key in used}, inner.fingerprint)
     return [ENCODER_WEIGHTS, f"{graph.name}.onnx"]
-
-
-def module_state(encoder: Encoder) -> dict[str, Tensor]:
-    """Weights of a torch encoder's network."""
-    return module_of(encoder).state_dict()
 
 
 def without_folders(name: str) -> str:
@@ -245,7 +240,7 @@ def outside(found: ModelFolder) -> Encoder:
 def _inside(found: ModelFolder, model: LanguageModel) -> Encoder:
     """The encoder in a model's folder."""
     described = found.encoder
-    name, mark = described["name"], described.get("fingerprint_at_use", described["fingerprint"])
+    name, mark = described["name"], found.encoder_mark
     preprocessing = Preprocessing.from_dict(described["preprocessing"])
     path = found.path / ENCODER_WEIGHTS
     try:

@@ -28,7 +28,7 @@ from mrnn.pipeline import Pipeline, load
 from mrnn.recipes.recipe import Recipe, before
 from mrnn.text import Vocabulary, tokenise
 from mrnn.training import CaptionData, Progress, train
-from mrnn.training.loop import dev_perplexity, log_frequencies
+from mrnn.training.loop import dev_perplexity, in_use, log_frequencies
 from mrnn.training.tensorboard import with_tensorboard
 from mrnn.training.warm_start import warm_start
 from mrnn.version import code_version
@@ -252,7 +252,7 @@ def _fit(
 
     progress = model.fit(data.sentences, vocabulary, loop)
     if progress is None:
-        value = dev_perplexity(_at_use(model, dev), vocabulary, dev)
+        value = dev_perplexity(in_use(model, dev), vocabulary, dev)
         return Progress("", epoch=1, best_perplexity=value, best_epoch=1, finished=True)
     draw_training(out / "log.jsonl", out / "curves.png")
     return progress
@@ -269,10 +269,6 @@ def _warm(
     model.fit_features(data.features.to(call.device))
     model.set_output_bias(log_frequencies(data, vocabulary).to(call.device))
     warm_start(model, vocabulary, known, start.vocabulary)
-
-
-def _at_use(model: LanguageModel, data: CaptionData) -> TorchRuntime:
-    return TorchRuntime(model, model_name(model.config), tuple(data.features.shape[1:]))
 
 
 def _pipeline(

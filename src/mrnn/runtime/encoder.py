@@ -21,7 +21,7 @@ def encoder_inside(found: ModelFolder, graphs: Graphs) -> Encoder:
         ValueError: Its regions need a proposer that cannot be had.
     """
     described = found.encoder
-    name, mark = described["name"], described.get("fingerprint_at_use", described["fingerprint"])
+    name, mark = described["name"], found.encoder_mark
     preprocessing, network = Preprocessing.from_dict(described["preprocessing"]), OnnxNetwork(graphs)
     kind, _, rest = name.partition(":")
     if kind == "boxes":

@@ -76,6 +76,11 @@ class ModelFolder:
         """Whether the encoder's weights and graph are here."""
         return (self.path / "encoder.onnx").is_file()
 
+    @property
+    def encoder_mark(self) -> str:
+        """Fingerprint of the encoder at use, which is another than that of the training if a part of it was trained."""
+        return self.encoder.get("fingerprint_at_use", self.encoder["fingerprint"])
+
     def runtime(self, graphs: Graphs | None) -> Runtime:
         """The model without PyTorch.
 

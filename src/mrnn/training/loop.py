@@ -200,7 +200,7 @@ def train(
         progress.epoch += 1
         model.eval()
         measured.eval()
-        at_use = _at_use(measured, dev)
+        at_use = in_use(measured, dev)
         score = dev_perplexity(at_use, vocabulary, dev)
         if not math.isfinite(score):
             raise _not_finite("dev perplexity", progress.step, progress.epoch)
@@ -264,7 +264,8 @@ def _optimizer(model: LanguageModel, objective: Objective, config: TrainingConfi
     return torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def _at_use(model: LanguageModel, data: CaptionData) -> TorchRuntime:
+def in_use(model: LanguageModel, data: CaptionData) -> TorchRuntime:
+    """A model at use on some data's features."""
     return TorchRuntime(model, model_name(model.config), tuple(data.features.shape[1:]))
 
 
