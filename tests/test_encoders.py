@@ -643,16 +643,16 @@ def test_nothing_usable_gives_no_rows(tmp_path, n):
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 @pytest.mark.parametrize("constant", [float("nan"), float("inf"), 1e5])
 def test_features_that_are_not_finite_name_the_photo_and_keep_what_was_before(tmp_path, constant):
-    paths = photo_files(tmp_path, 20)
-    Image.new("RGB", (9, 9)).save(paths[17])
+    paths = photo_files(tmp_path, 36)
+    Image.new("RGB", (9, 9)).save(paths[33])
     encoder = tiny(constant=constant)
     cache = FeatureCache(encoder, tmp_path / "cache")
-    with pytest.raises(ValueError, match=rf"{paths[17].name}: tiny gives features that are not finite"):
+    with pytest.raises(ValueError, match=rf"{paths[33].name}: tiny gives features that are not finite"):
         cache.features(paths)
     module_of(encoder).photos = 0
-    rows, *_ = cache.features(paths[:16])
+    rows, *_ = cache.features(paths[:32])
     assert module_of(encoder).photos == 0
-    assert np.allclose(rows, [oracle(path) for path in paths[:16]], atol=2e-3)
+    assert np.allclose(rows, [oracle(path) for path in paths[:32]], atol=2e-3)
 
 
 def test_cached_features_that_are_not_finite_are_refused(tmp_path):
@@ -676,19 +676,19 @@ def test_a_damaged_transformers_folder_is_one_line(spec_of, tmp_path):
 
 
 def test_an_interruption_loses_nothing_that_was_whole(tmp_path):
-    paths = photo_files(tmp_path, 30)
+    paths = photo_files(tmp_path, 40)
     encoder = tiny()
     cache = FeatureCache(encoder, tmp_path / "cache")
 
     def interrupt(done, total):
-        if done >= 16:
+        if done >= 32:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         cache.features(paths, progress=interrupt)
-    assert module_of(encoder).photos < 30
+    assert module_of(encoder).photos < 40
     rows, *_ = cache.features(paths)
-    assert module_of(encoder).photos == 30
+    assert module_of(encoder).photos == 40
     assert np.allclose(rows, [oracle(path) for path in paths], atol=2e-3)
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 from mrnn.images import ImageError, ImageSource, Preprocessing
 from mrnn.threads import cores, each
 
-# (N, S, S, 3) bytes to pooled (N, ...), and the map (N, H, W, D) that it is the mean of, or None
+# (N, S, S, 3) bytes to pooled (N, ...), and the map (N, H, W, D) that it is the mean of, or None; a large N is cut as
+# suits the network
 Network = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 
@@ -66,13 +67,13 @@ class Encoder:
         return ImageFeatures(*self.network(pixels))
 
     def encode(
-        self, sources: Iterable[ImageSource], batch: int = 8, threads: int | None = None, mirror: bool = False
+        self, sources: Iterable[ImageSource], batch: int = 32, threads: int | None = None, mirror: bool = False
     ) -> Iterator[tuple[list[int], ImageFeatures | None, list[ImageError]]]:
         """Encode photos as they are decoded by a pool of threads.
 
         Args:
             sources: Paths, bytes or PIL images.
-            batch: Photos a step; 8 keeps a small network's maps in a processor's cache.
+            batch: Photos a step.
             threads: Decoding threads; as many as there are cores if None.
             mirror: Encode the photos' mirror images.
 

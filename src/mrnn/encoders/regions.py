@@ -105,7 +105,7 @@ class BoxRegions(Encoder):
 
     def __call__(self, pixels: UInt8[np.ndarray, "N K S S 3"]) -> ImageFeatures:
         """Encode the crops of a batch of photos."""
-        crops = self._pooled(pixels.reshape(-1, *pixels.shape[2:]))
+        crops, _ = self.network(pixels.reshape(-1, *pixels.shape[2:]))
         return ImageFeatures(crops.reshape(*pixels.shape[:2], -1))
 
     def boxes(self, photo: Image.Image) -> Float[np.ndarray, "K 4"]:
@@ -116,14 +116,12 @@ class BoxRegions(Encoder):
         """
         return top_regions(photo, self.proposer, self._classify, BOXES)
 
-    def _pooled(self, pixels: np.ndarray) -> np.ndarray:
-        return np.concatenate([self.network(pixels[i : i + 8])[0] for i in range(0, len(pixels), 8)])
-
     def _classify(self, crops: list[Image.Image]) -> np.ndarray:
         """Probability of each crop's likeliest class."""
         assert self.classifier is not None
         weight, bias = self.classifier
-        logits = self._pooled(np.stack([self.preprocessing(crop) for crop in crops])) @ weight.T + bias
+        pooled, _ = self.network(np.stack([self.preprocessing(crop) for crop in crops]))
+        logits = pooled @ weight.T + bias
         return 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1)
 
     def pixels(self, source: ImageSource) -> UInt8[np.ndarray, "K S S 3"]:

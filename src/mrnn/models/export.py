@@ -11,6 +11,7 @@ import copy
 import io
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,7 +222,7 @@ def write_graph(graph: Graph, folder: Path, names: dict[str, tuple[str, str]], k
                 casts.append(onnx.helper.make_node("Cast", [stored.name], [given.name], to=kind))
     del model.graph.input[:]
     model.graph.input.extend(taken)
-    nodes = [*casts, *(_round_softmax(model) if graph.rounded else model.graph.node)]
+    nodes = [*casts, *(_round_softmax(model) if graph.rounded else _join_pads(model))]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     for node in model.graph.node:
@@ -247,6 +248,52 @@ def _stored(given: Any, file: str, dtype: str, begin: int, length: int) -> Any:
     if stored.data_type != given.type.tensor_type.elem_type:
         stored.name += " stored"
     return stored
+
+
+def _join_pads(model: Any) -> list[Any]:
+    """The nodes of a graph with every pad that stands before a convolution within it: no copy of the map is made.
+
+    PyTorch's convolution pads both sides alike and ONNX's need not; no other pads are taken for zeros.
+    """
+    from onnx import helper
+
+    nodes = list(model.graph.node)
+    made = {name: node for node in nodes for name in node.output}
+    taken = Counter(name for node in nodes for name in node.input)
+    for conv in (node for node in nodes if node.op_type == "Conv"):
+        pad = made.get(conv.input[0])
+        if pad is None or pad.op_type != "Pad" or taken[pad.output[0]] > 1:
+            continue
+        *_, top, left, _, _, bottom, right = _constant(pad.input[1], made)
+        (own,) = (attribute for attribute in conv.attribute if attribute.name == "pads")
+        pads = [int(a + b) for a, b in zip(own.ints, (top, left, bottom, right), strict=True)]
+        own.CopyFrom(helper.make_attribute("pads", pads))
+        conv.input[0] = pad.input[0]
+    needed = {output.name for output in model.graph.output}
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+    return [node for node in nodes if needed.intersection(node.output)]
+
+
+def _constant(name: str, made: dict[str, Any]) -> np.ndarray:
+    """What some nodes that take nothing give."""
+    from onnx import helper
+    from onnx.reference import ReferenceEvaluator
+
+    needed: dict[str, Any] = {}
+
+    def add(name: str) -> None:
+        if name and name not in needed:
+            for before in made[name].input:
+                add(before)
+            needed.update(dict.fromkeys(made[name].output, made[name]))
+
+    add(name)
+    asked = helper.make_tensor_value_info(name, 7, None)
+    graph = helper.make_graph(list({id(node): node for node in needed.values()}.values()), "constant", [], [asked])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    return ReferenceEvaluator(model).run(None, {})[0]
 
 
 def _round_softmax(model: Any) -> list[Any]:

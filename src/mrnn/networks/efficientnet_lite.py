@@ -37,7 +37,8 @@ class SameConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         x = input
         k, s = self.kernel_size[0], self.stride[0]
-        pads = [max((math.ceil(n / s) - 1) * s + k - n, 0) for n in x.shape[-2:]]
+        # Whole numbers: a graph that is exported takes one size, and its runtime can then make one of pad and kernel.
+        pads = [max((math.ceil(n / s) - 1) * s + k - n, 0) for n in map(int, x.shape[-2:])]
         h, w = pads
         if h % 2 == 0 and w % 2 == 0:
             return F.conv2d(x, self.weight, self.bias, self.stride, (h // 2, w // 2), 1, self.groups)

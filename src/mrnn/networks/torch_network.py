@@ -38,7 +38,8 @@ class Normalised(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """Pooled features, and the map they are the mean of, cells before channels; of (N, S, S, 3) bytes."""
-        x = ((pixels.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        mean, std = self.mean[:, None, None], self.std[:, None, None]
+        x = (pixels.permute(0, 3, 1, 2).float() - mean) / std
         found = self.network(x)
         pooled, cells = found if isinstance(found, tuple) else (found, None)
         return pooled, None if cells is None else cells.permute(0, 2, 3, 1)
@@ -64,9 +65,14 @@ class TorchNetwork:
     @torch.inference_mode()
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Of (N, S, S, 3) bytes."""
+        device = self.module.mean.device
         given = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # Pillow's own bytes are read-only
-        pooled, cells = self.module(given.to(self.module.mean.device))
-        return pooled.float().cpu().numpy(), None if cells is None else cells.float().cpu().numpy()
+        # The maps of a few photos stay in a processor's cache.
+        parts = [self.module(some.to(device)) for some in given.split(8 if device.type == "cpu" else len(given))]
+        pooled, cells = zip(*parts, strict=True)
+        return torch.cat(pooled).float().cpu().numpy(), None if cells[0] is None else torch.cat(
+            cells
+        ).float().cpu().numpy()
 
 
 def torch_encoder(

@@ -16,6 +16,7 @@ from mrnn.runtime.protocol import Array, DeviceError, Precision, Runtime, State
 from mrnn.threads import cores
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
+ENCODER = "encoder"
 
 
 class Graphs:
@@ -80,7 +81,8 @@ class Graphs:
         if not path.is_file():
             raise ValueError(f"{self.folder}: has no {path.name}; mrnn convert {self.folder} writes it, with PyTorch")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cores()
+        # Photos are encoded side by side, one by a core: a network's maps of one photo stay in the core's cache.
+        options.intra_op_num_threads = 1 if name == ENCODER and self.device == "cpu" else cores()
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False  # which holds more than it saves time
         # A session has threads of its own: those that wait would take the cores from those of the next.
@@ -115,7 +117,7 @@ class OnnxRuntime(Runtime):
 
     def prepare(self) -> None:
         """The graphs, and the encoder's beside them."""
-        wanted = ("encoder", "search", "log_p", "image", "text")
+        wanted = (ENCODER, "search", "log_p", "image", "text")
         self.graphs.prepare(*(name for name in wanted if self.graphs.has(name)))
 
     def encode_image(self, features: Float[Array, "N ..."]) -> Float[Array, "N F"]:
@@ -210,10 +212,16 @@ class OnnxNetwork:
 
     def __init__(self, graphs: Graphs):
         self.graphs = graphs
+        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="encoder")
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Of (N, S, S, 3) bytes."""
-        pooled, *grid = self.graphs.run("encoder", pixels=pixels)
+        if self.graphs.device != "cpu":
+            found = self.graphs.run(ENCODER, pixels=pixels)
+        else:
+            one_by_one = self._pool.map(lambda one: self.graphs.run(ENCODER, pixels=one[None]), pixels)
+            found = [np.concatenate(parts) for parts in zip(*one_by_one, strict=True)]
+        pooled, *grid = found
         return pooled, grid[0] if grid else None
 
 
