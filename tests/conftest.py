@@ -5,6 +5,10 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+# One thread a worker, here and in the programs that tests start: the workers fill the cores already, and threads that
+# wait for each other on a full machine take four times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Every shape and type that these rooms declare is checked at every call of every test.
 CHECKED = ["models", "runtime", "tasks", "encoders", "training.batch", "training.data", "training.objective"]
 install_import_hook([f"mrnn.{room}" for room in CHECKED], "beartype.beartype")

@@ -293,7 +293,8 @@ def _constant(name: str, made: dict[str, Any]) -> np.ndarray:
     asked = helper.make_tensor_value_info(name, 7, None)
     graph = helper.make_graph(list({id(node): node for node in needed.values()}.values()), "constant", [], [asked])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
-    return ReferenceEvaluator(model).run(None, {})[0]
+    found: Any = ReferenceEvaluator(model).run(None, {})
+    return found[0]
 
 
 def _round_softmax(model: Any) -> list[Any]:
