@@ -178,8 +178,15 @@ class _Scorer:
         hidden = self.model.fuse(text, image)
         if self.rounded.dtype == torch.float32:  # the word's logit is the one in the normaliser
             return self._log_softmax(hidden)[row, target]
-        asked = (hidden[row] * self.weight[target]).sum(-1) + self.bias[target]
-        return asked - self._log_normaliser(hidden)[row]
+        return self._asked(hidden, row, target) - self._log_normaliser(hidden)[row]
+
+    def _asked(self, hidden: Float[Tensor, "R H"], row: Tensor, target: Tensor) -> Float[Tensor, " E"]:
+        """Logits of the words asked: by one product if a few words are asked of all rows, else each by itself."""
+        words, column = torch.unique_consecutive(target, return_inverse=True)
+        if len(words) * len(hidden) <= 4 * len(target):
+            return torch.addmm(self.bias[words], hidden, self.weight[words].t())[row, column]
+        # index_select takes a quarter of the time of hidden[row].
+        return hidden.index_select(0, row).mul_(self.weight.index_select(0, target)).sum(-1) + self.bias[target]
 
     def _log_normaliser(self, hidden: Float[Tensor, "R H"]) -> Float[Tensor, " R"]:
         logits = self._logits(hidden)
