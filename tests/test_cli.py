@@ -80,7 +80,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shelf(made, tmp_path_factory):
     """A library of the made photos."""
-    pytest.importorskip("lancedb", reason="lancedb is not installed")
+    pytest.importorskip("lance", reason="pylance is not installed")
     folder = tmp_path_factory.mktemp("shelf") / "library"
     assert main(["index", str(made / "images"), "--library", str(folder), "--model", "flickr8k"]) == 0
     return folder

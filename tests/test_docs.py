@@ -76,8 +76,9 @@ def at_home(folder, monkeypatch):
 @pytest.mark.parametrize("command", SHELL)
 def test_a_command_runs(at_home, command, capsys):
     words = [found for word in shlex.split(command)[1:] for found in sorted(map(str, Path().glob(word))) or [word]]
-    assert main(words) == 0, capsys.readouterr().err
-    assert capsys.readouterr().out
+    code, told = main(words), capsys.readouterr()
+    assert code == 0, told.err
+    assert told.out or told.err  # where nothing fits, that is what is said
 
 
 def test_a_command_runs_in_a_shell(at_home):

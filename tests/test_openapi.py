@@ -6,7 +6,7 @@ from made import COLOURS, photo, pipeline
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 pytest.importorskip("fastapi", reason="fastapi is not installed")
-pytest.importorskip("lancedb", reason="lancedb is not installed")
+pytest.importorskip("lance", reason="pylance is not installed")
 
 from mrnn.library import Library  # noqa: E402
 from mrnn.web import create_app  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 from made import COLOURS, photo, pipeline
 
 pytest.importorskip("fastapi", reason="fastapi is not installed")
-pytest.importorskip("lancedb", reason="lancedb is not installed")
+pytest.importorskip("lance", reason="pylance is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
@@ -108,8 +108,14 @@ def test_a_photo_is_captioned_explained_and_ranked(page, photos):
 def test_the_library_is_searched_and_clicked_through(page):
     page.wait_for_selector("#library:not([hidden])")
     page.wait_for_function("() => document.getElementById('indexing').innerText.startsWith('5 photos')")
+    page.wait_for_function("() => document.getElementById('found').innerText.includes('newest first')")
     page.fill("#query", "a red square")
     page.keyboard.press("Enter")
+    page.wait_for_function("() => !document.getElementById('found').innerText.includes('newest first')")
+    if not page.evaluate("() => document.getElementById('show-all').hidden"):
+        page.click("#show-all")
+    page.wait_for_function("() => document.querySelectorAll('#results li').length === 5")
+    page.evaluate("() => document.getElementById('results').lastElementChild.scrollIntoView()")
     page.wait_for_function("() => document.querySelectorAll('#results img[src]').length === 5")
     assert "<img src=x" in page.inner_text("#results"), "a file's name is shown as text"
     assert violations(page) == []

@@ -5,9 +5,10 @@ Shapes: H height, W width, S side of the encoder's square input.
 
 import io
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -15,10 +16,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 MAX_PIXELS = 150_000_000
-
-# Pillow's own, of sizes (`max_pixels` decides) and bad metadata. Photos are opened by several threads, of which none
-# may change the process's filters for a while.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+RAW_SUFFIXES = frozenset(
+    (".3fr", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw")
+)
+_HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+_COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".jp2", ".jxl")
+IMAGE_SUFFIXES = RAW_SUFFIXES.union(_HEIF_SUFFIXES, _COMMON, (".ppm", ".pgm", ".pbm"))
+BY_NAME = RAW_SUFFIXES | {".jxl"}  # formats that are told by the file's name
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,12 @@ class ImageError(ValueError):
 
     def __reduce__(self):
         return ImageError, (self.name, self.reason)
+
+
+def readable_suffixes() -> frozenset[str]:
+    """Those of `IMAGE_SUFFIXES` that what is installed can open."""
+    needed = {"rawpy": RAW_SUFFIXES, "pillow_jxl": {".jxl"}, "pillow_heif": _HEIF_SUFFIXES}
+    return IMAGE_SUFFIXES.difference(*(some for name, some in needed.items() if find_spec(name) is None))
 
 
 def open_image(source: ImageSource, min_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -141,6 +151,10 @@ def _open(name: str, source: str | os.PathLike | StoredPhoto | bytes) -> Image.I
         raise ImageError(name, "is empty")
     if content[4:8] == b"ftyp":
         _register_heif()
+    if PurePosixPath(name).suffix.lower() == ".jxl" and find_spec("pillow_jxl"):
+        import_module("pillow_jxl")  # registers itself
+    if PurePosixPath(name).suffix.lower() in RAW_SUFFIXES:
+        content = _raw_preview(name, content)
     return Image.open(io.BytesIO(content))
 
 
@@ -150,6 +164,19 @@ def _register_heif() -> None:
     except ImportError:
         return
     pillow_heif.register_heif_opener()
+
+
+def _raw_preview(name: str, content: bytes) -> bytes:
+    """The JPEG that a camera keeps in a RAW file."""
+    try:
+        rawpy = import_module("rawpy")
+    except ImportError:
+        raise ImageError(name, "is a RAW photo, which needs an extra: pip install 'mrnn[raw]'") from None
+    with rawpy.imread(io.BytesIO(content)) as raw:
+        preview = raw.extract_thumb()
+        if preview.format != rawpy.ThumbFormat.JPEG:
+            raise ImageError(name, "is a RAW photo without a preview")
+        return preview.data
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

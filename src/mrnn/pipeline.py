@@ -212,6 +212,11 @@ class Pipeline:
                 raise ValueError(f"the sentence {sentence!r} has no word")
         return ids
 
+    def unknown_words(self, sentence: str) -> list[str]:
+        """The words of a sentence that the model does not know."""
+        known = set(self.vocabulary.tokens)
+        return [token for token in dict.fromkeys(tokenise(sentence)) if token not in known]
+
     @cached_property
     def familiarity(self) -> Familiarity | None:
         """How like the training photos a photo is; None without reference images."""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from mrnn.cli.console import Usage, warn
-from mrnn.cli.library import export, index, search
+from mrnn.cli.library import duplicates, export, forget, index, search
 from mrnn.cli.models import convert, evaluate, reproduce, train_command
 from mrnn.cli.parsing import parse
 from mrnn.cli.photos import caption, explain, rank, score
@@ -26,6 +26,8 @@ VERBS: dict[str, Callable[..., int]] = {
     "convert": convert,
     "index": index,
     "search": search,
+    "duplicates": duplicates,
+    "forget": forget,
     "export": export,
     "serve": serve,
 }
@@ -38,6 +40,8 @@ HELP = """usage: mrnn VERB ...
   explain PHOTO [--out PNG]            what each word of a caption rests on
   index FOLDER                         encode and caption your own photos
   search SENTENCE|PHOTO                find photos among them
+  duplicates                           which of them are there more than once
+  forget FOLDER                        take them out again; no photo is touched
   export FILE                          write their captions out
   serve                                a web page and a JSON API for all of this
   train RECIPE --data DIR --out DIR    train a model

@@ -1,23 +1,32 @@
-"""Verbs about the photo library: index, search, export."""
+"""Verbs about the photo library: index, search, duplicates, forget, export."""
 
 from datetime import date
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from mrnn.cli.console import Device, Json, Usage, as_json, bar, open_model, say, warn
 
 Place = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: your data folder, or $MRNN_LIBRARY)")]
 
 
-def _open(library: Path | None, model: str, device: str, rebuild: bool = False, make: bool = False):
+def _open(
+    library: Path | None, model: str, device: str, rebuild: bool = False, make: bool = False, searched: bool = False
+):
     from mrnn.library import Library, default_library
 
-    place = library or default_library()
+    place = library.expanduser() if library is not None else default_library()
     if not make and not (place / "library.json").is_file():
         raise ValueError(f"{place}: there is no photo library; run mrnn index FOLDER first")
-    return Library(place, open_model(model, device), rebuild)
+    pipeline = open_model(model, device)
+    if searched:
+        pipeline.model.prepare("search")
+    return Library(place, pipeline, rebuild)
+
+
+def _waiting(who: str) -> None:
+    say(f"mrnn: the library is being written by {who}; waiting for it")
 
 
 def index(
@@ -26,6 +35,9 @@ def index(
     library: Place = None,
     model: str = "base",
     rebuild: bool = False,
+    exclude: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="GLOB", help_behavior_hint="(repeatable)")] = (),
+    retry: bool = False,
+    prune: bool = False,
     device: Device = "auto",
 ) -> int:
     """Encode and caption what is new in a folder of photos, and forget what is gone.
@@ -35,24 +47,75 @@ def index(
         library: Folder of the library; nothing is written anywhere else.
         model: Bundled model, folder or hub name.
         rebuild: Encode all photos anew if the library is of another model.
+        exclude: Names, or paths below the folder, that are passed over, such as '*.png' or 'private/*'.
+        retry: Try damaged photos again too, although their files have not changed.
+        prune: Take photos that are gone out of the library, even if more than half of the folder's are.
         device: Where to compute.
     """
     from mrnn.tasks.familiarity import GUESS
 
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
-    photos = _open(library, model, device, rebuild, make=True)
+    folder = folder.expanduser()
+    photos = _open(library, model, device, rebuild, make=folder.is_dir())
     with bar("indexing") as advance:
-        report = photos.index(folder, advance)
+        report = photos.index(folder, advance, exclude=exclude, retry=retry, prune=prune, waiting=_waiting)
     for error in report.errors:
         warn(f"left out {error}")
+    for kind, n in sorted(report.passed.items()):
+        say(f"passed over {n:,} {kind}")
     print(
         f"{photos.folder}: {len(photos):,} photos ({report.added:,} new, {report.recognised:,} renamed or copied, "
         f"{report.removed:,} gone, {report.unchanged:,} unchanged)"
     )
     if report.unfamiliar:
         warn(f"{report.unfamiliar:,} of the new photos are {GUESS}; mrnn search and mrnn caption name them")
-    return 1 if report.errors else 0
+    if report.kept:
+        warn(
+            f"{folder}: {report.kept:,} of its photos are gone, more than half: is a drive away? "
+            "They stay in the library (--prune takes them out)"
+        )
+    return 1 if report.errors or report.kept else 0
+
+
+def forget(
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER|PHOTO")],
+    /,
+    library: Place = None,
+    model: str = "base",
+    device: Device = "auto",
+) -> int:
+    """Take the photos of a folder out of the library; no photo is touched.
+
+    Args:
+        folder: Folder or photo; it need not be there any more.
+        library: Folder of the library.
+        model: The model that the library was indexed with.
+        device: Where to compute.
+    """
+    photos = _open(library, model, device)
+    n = photos.forget(folder, _waiting)
+    if not n:
+        raise ValueError(f"{folder}: the library has no photo of it")
+    print(f"{photos.folder}: {len(photos):,} photos ({n:,} files forgotten)")
+    return 0
+
+
+def duplicates(library: Place = None, model: str = "base", json: Json = False, device: Device = "auto") -> int:
+    """List the photos of the library that several files hold: their paths, and an empty line between two photos.
+
+    Args:
+        library: Folder of the library.
+        model: The model that the library was indexed with.
+        json: Print JSON, one list of paths a line.
+        device: Where to compute.
+    """
+    several = _open(library, model, device).duplicates()
+    for i, paths in enumerate(several):
+        if json:
+            print(as_json([str(path) for path in paths]))
+        else:
+            print("\n" * bool(i) + "\n".join(map(str, paths)))
+    say(f"{len(several):,} photos are there more than once")
+    return 0
 
 
 def search(
@@ -66,12 +129,15 @@ def search(
     after: str = "",
     before: str = "",
     caption: str = "",
+    all: bool = False,
     paths: bool = False,
     sheet: Annotated[Path | None, arg(metavar="PNG")] = None,
     json: Json = False,
     device: Device = "auto",
 ) -> int:
     """Find photos of the library by a sentence, by a photo, or by both; lines of PHOTO, score, caption.
+
+    With filters alone, list photos by date, the newest first.
 
     Args:
         query: A sentence, or a photo to which the photos found are alike.
@@ -83,46 +149,61 @@ def search(
         after: Only photos taken on this day (2024-12-31) or later.
         before: Only photos taken on this day or earlier.
         caption: Only photos whose captions hold this text.
+        all: Print also photos that speak against the sentence.
         paths: Print paths alone, for pipes.
         sheet: Draw the photos found into this picture.
         json: Print JSON, one object a line.
         device: Where to compute.
     """
-    from mrnn.corpora.base import IMAGE_SUFFIXES
+    from mrnn.images import IMAGE_SUFFIXES
     from mrnn.library import Filters
     from mrnn.tasks.familiarity import GUESS
 
     sentence: str | None = query or None
-    if sentence is not None and Path(sentence).suffix.lower() in IMAGE_SUFFIXES and Path(sentence).is_file():
+    if sentence is not None and Path(sentence).suffix.lower() in IMAGE_SUFFIXES:
         if like is not None:
             raise Usage("give one photo: either as the query or by --like")
-        sentence, like = None, Path(sentence)
-    if sentence is None and like is None:
-        raise Usage("give a sentence or a photo to search for")
+        sentence, like = None, Path(sentence).expanduser()
+        if not like.is_file():
+            raise ValueError(f"{query}: no such photo; a sentence has no such ending")
+    filters = Filters(folder, _day("--after", after), _day("--before", before), caption)
+    if sentence is None and like is None and filters == Filters():
+        raise Usage("give a sentence or a photo to search for, or a filter to list photos by")
     if top < 1:
         raise Usage("--top must be 1 or more")
-    filters = Filters(folder, _day("--after", after), _day("--before", before), caption)
-    photos = _open(library, model, device)
+    photos = _open(library, model, device, searched=sentence is not None)
     if not len(photos):
         raise ValueError(f"{photos.folder}: the library holds no photo; run mrnn index FOLDER first")
-    found = photos.search(sentence, like, top, filters)
+    if sentence is not None and (unknown := photos.pipeline.unknown_words(sentence)):
+        warn(f"the model does not know {', '.join(map(repr, unknown))}")
+    ranked = photos.search(sentence, like, top, filters)
+    found = ranked if all else [photo for photo in ranked if photo.fits]
     for photo in found:
         if json:
             fields = {"photo": str(photo.path), "score": photo.score, "caption": photo.caption, "taken": photo.taken}
-            print(as_json({**fields, "familiar": photo.familiar}))
+            places = [str(path) for path in photo.places]
+            print(as_json({**fields, "familiar": photo.familiar, "evidence": photo.evidence, "places": places}))
         else:
-            print(photo.path if paths else f"{photo.path}\t{photo.score:.2f}\t{photo.caption}")
+            first = f"{photo.score:.2f}" if sentence is not None or like is not None else photo.taken
+            print(photo.path if paths else f"{photo.path}\t{first}\t{photo.caption}")
             if not photo.familiar:
                 warn(f"{photo.path}: {GUESS}")
-    if not found:
+    if not ranked:
         say("no photo passes the filters")
+    elif len(found) < len(ranked):
+        say(f"{_count(len(found))}; --all ranks the rest")
     if sheet is not None and found:
         from mrnn.draw import draw_sheet
 
-        thumbnails = [photos.thumbnail(photo.path) for photo in found]
+        thumbnails = [photos.thumbnail_of(photo.id) for photo in found]
         titles = [f"{photo.score:.1f}  {photo.caption}" for photo in found]
-        draw_sheet(thumbnails, titles, sentence or f"like {like}", sheet)
+        headline = sentence or (f"like {like}" if like is not None else "by date")
+        draw_sheet(thumbnails, titles, headline, sheet)
     return 0
+
+
+def _count(n: int) -> str:
+    return "no photo fits" if not n else "1 photo fits" if n == 1 else f"{n:,} photos fit"
 
 
 def _day(flag: str, text: str) -> date | None:
@@ -136,6 +217,7 @@ def export(
     file: Annotated[Positional[Path | None], arg(metavar="FILE")] = None,
     /,
     sidecars: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+    xmp: bool = False,
     overwrite: bool = False,
     library: Place = None,
     model: str = "base",
@@ -146,6 +228,7 @@ def export(
     Args:
         file: Of the captions of all photos: .csv or .jsonl.
         sidecars: Write a text file beside every photo in this folder and below it, photo.jpg.txt.
+        xmp: Write these as XMP, photo.jpg.xmp, which digiKam, Lightroom and darktable read.
         overwrite: Replace such files also where they say something else, as one of your own may.
         library: Folder of the library.
         model: The model that the library was indexed with.
@@ -153,10 +236,14 @@ def export(
     """
     if (file is None) == (sidecars is None):
         raise Usage("give either a file, .csv or .jsonl, or --sidecars FOLDER")
-    if overwrite and sidecars is None:
-        raise Usage("--overwrite goes with --sidecars")
+    if (overwrite or xmp) and sidecars is None:
+        raise Usage("--overwrite and --xmp go with --sidecars")
     photos = _open(library, model, device)
-    n, left = (photos.export(file), []) if file is not None else photos.export_sidecars(sidecars or Path(), overwrite)
+    if file is not None:
+        n, left = photos.export(file.expanduser()), []
+    else:
+        assert sidecars is not None
+        n, left = photos.export_sidecars(sidecars.expanduser(), overwrite, xmp)
     for path in left:
         warn(f"left {path}: it says something else (--overwrite replaces it)")
     print(f"{file or sidecars}: captions of {n:,} photos")

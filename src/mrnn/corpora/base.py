@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mrnn.images import PhotoFile, StoredPhoto
+from mrnn.images import IMAGE_SUFFIXES, PhotoFile, StoredPhoto
 
 SPLITS = ("train", "dev", "test")
 _SPLIT_NAMES = {
@@ -18,29 +18,6 @@ _SPLIT_NAMES = {
     **dict.fromkeys(("dev", "val", "valid", "validation"), "dev"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".webp",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".jp2",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-    ]
-)
-
-
 LONGEST = 10_000  # characters of a caption
 
 

@@ -13,8 +13,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mrnn.corpora.base import IMAGE_SUFFIXES, Corpus, CorpusBuilder, PackedPhoto, Report, split_of_file
+from mrnn.corpora.base import Corpus, CorpusBuilder, PackedPhoto, Report, split_of_file
 from mrnn.corpora.table import captions_in
+from mrnn.images import IMAGE_SUFFIXES
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _MEMBER = re.compile(r"(?:\./)?((?:.*/)?[^./]+)(\.[^/]+)")  # a sample's key ends at the first dot of the file's name

@@ -6,7 +6,7 @@ Shapes: as in `protocol.py`; S side of the input.
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -115,9 +115,9 @@ class OnnxRuntime(Runtime):
         self.uses_image, self.uses_regions = described["uses_image"], described["uses_regions"]
         self._state = [(tuple(s["shape"]), s["fill"], np.dtype(s["type"])) for s in described["state"]]
 
-    def prepare(self) -> None:
+    def prepare(self, task: Literal["caption", "search"] = "caption") -> None:
         """The graphs, and the encoder's beside them."""
-        wanted = (ENCODER, "search", "log_p", "image", "text")
+        wanted = (ENCODER, "search", "log_p", "image", "text") if task == "caption" else ("text", "gradient", "log_p")
         self.graphs.prepare(*(name for name in wanted if self.graphs.has(name)))
 
     def encode_image(self, features: Float[Array, "N ..."]) -> Float[Array, "N F"]:

@@ -128,8 +128,8 @@ class Runtime(ABC):
         raised[rows, target] += 1
         return log_p[rows, target], self.pull(text, image, raised)
 
-    def prepare(self) -> None:  # noqa: B027  (most have nothing to load)
-        """Begin to load what a first caption needs, while the caller reads photos."""
+    def prepare(self, task: Literal["caption", "search"] = "caption") -> None:  # noqa: B027  (most load nothing)
+        """Begin to load what a first caption, or a first search by a sentence, needs, while the caller reads photos."""
 
     def encode_cells(self, features: Float[Array, "C ..."]) -> Float[Array, "C F"]:
         """One image vector a grid cell, whose mean is that of the cells' mean features; for explanations."""

@@ -27,7 +27,7 @@ from pydantic import BaseModel, Field
 
 import mrnn
 from mrnn.images import ImageError, open_image
-from mrnn.library import Filters, Found, Library, UnknownPhoto
+from mrnn.library import Filters, Found, Library, LibraryGone, UnknownPhoto
 from mrnn.pipeline import Described, Pipeline
 from mrnn.tasks.retrieval import Match
 from mrnn.web.worker import Busy, Worker
@@ -127,6 +127,8 @@ class SearchOut(BaseModel):
     """What a search found, best first."""
 
     photos: list[FoundOut]
+    left_out: int = Field(0, description="photos ranked that speak against the sentence; `all` gives them too")
+    unknown: list[str] = Field([], description="words of the sentence that the model does not know")
 
 
 class IndexOut(BaseModel):
@@ -261,6 +263,10 @@ def create_app(
     async def unknown(request: Request, error: Exception) -> Response:
         return JSONResponse({"detail": "no such photo"}, 404)
 
+    @app.exception_handler(LibraryGone)
+    async def gone(request: Request, error: Exception) -> Response:
+        return JSONResponse({"detail": "the library is gone, or is just being made anew"}, 503, {"Retry-After": "5"})
+
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Exception) -> Response:
         return JSONResponse({"detail": "too many requests wait; try again soon"}, 429, {"Retry-After": "1"})
@@ -317,17 +323,19 @@ def create_app(
         found = await worker.call(lambda: pipeline.explain(photo, given))
         return ExplanationOut.model_validate(found.as_dict())
 
-    async def search(sentence: str | None, like: bytes | str | None, top: int, filters: Filters) -> SearchOut:
+    async def search(
+        sentence: str | None, like: bytes | str | None, top: int, filters: Filters, everything: bool
+    ) -> SearchOut:
         shelf = library_or_404()
-        if sentence is None and like is None:
-            raise ValueError("give a sentence or a photo to search for")
 
         def run() -> list[Found]:
             source = shelf.path_of(like) if isinstance(like, str) else like
             return shelf.search(sentence, source, top, filters)
 
         found = await worker.call(run)
-        return SearchOut(photos=[_found(f) for f in found])
+        fit = found if everything else [f for f in found if f.fits]
+        unknown = pipeline.unknown_words(sentence) if sentence is not None else []
+        return SearchOut(photos=[_found(f) for f in fit], left_out=len(found) - len(fit), unknown=unknown)
 
     @api.get("/v1/search")
     async def search_get(
@@ -337,19 +345,21 @@ def create_app(
         after: date | None = None,
         before: date | None = None,
         caption: str = "",
+        everything: Annotated[bool, Query(alias="all", description="also photos that speak against it")] = False,
     ) -> SearchOut:
-        """Find photos of the library by a sentence, by one of its photos, or by both."""
+        """Find photos of the library by a sentence, by one of its photos, or by both; by date without either."""
         filters = Filters(None, after, before, caption)
-        return await search(sentence_of(q) or None, _checked(like) if like else None, top, filters)
+        return await search(sentence_of(q) or None, _checked(like) if like else None, top, filters, everything)
 
     @api.post("/v1/search")
     async def search_post(
         image: Annotated[UploadFile, File()],
         q: Annotated[str, Form()] = "",
         top: Annotated[int, Form(ge=1, le=500)] = 60,
+        everything: Annotated[bool, Form(alias="all")] = False,
     ) -> SearchOut:
         """Find photos of the library that are like a photo, and fit a sentence if there is one."""
-        return await search(sentence_of(q) or None, await photo_of(image), top, Filters())
+        return await search(sentence_of(q) or None, await photo_of(image), top, Filters(), everything)
 
     @api.get("/v1/thumbnail/{id}", response_class=Response)
     async def thumbnail(id: str) -> Response:
@@ -397,6 +407,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     421: {"description": "Asked by a name that is not this machine's, without a token"},
     422: {"description": "The photo or another value cannot be used"},
     429: {"description": "Too many requests wait"},
+    503: {"description": "The library is gone, or is just being made anew"},
 }
 
 

@@ -134,7 +134,12 @@ const seen = new IntersectionObserver((entries) => {
 }, { rootMargin: "300px" });
 
 function show(answer, told) {
-  $("found").textContent = answer.photos.length ? `${answer.photos.length} photos ${told}, best first` : "No photo was found.";
+  const unknown = answer.unknown.length ? ` The model does not know ${answer.unknown.map((w) => `“${w}”`).join(", ")}.` : "";
+  const n = answer.photos.length;
+  const count = n ? `${n.toLocaleString()} ${n === 1 ? "photo" : "photos"} ${told}` : "No photo was found.";
+  const left = answer.left_out ? ` ${answer.left_out.toLocaleString()} more speak against it.` : "";
+  $("found").textContent = count + (left && n ? `.${left}` : left) + unknown;
+  $("show-all").hidden = !answer.left_out;
   $("results").replaceChildren(
     ...answer.photos.map((p) => {
       const item = element("li");
@@ -142,7 +147,9 @@ function show(answer, told) {
       const image = element("img", "", { alt: p.familiar ? p.caption : `${p.caption} (a guess)`, width: 256, height: 256 });
       image.dataset.id = p.id;
       seen.observe(image);
-      button.append(image, element("span", p.name, { "aria-hidden": "true" }));
+      const said = element("span", "", { "aria-hidden": "true" });
+      said.append(p.caption, element("small", `${p.name}, ${p.taken.slice(0, 10)}`));
+      button.append(image, said);
       button.addEventListener("click", () => guarded(() => view(p)));
       item.append(button);
       return item;
@@ -150,11 +157,12 @@ function show(answer, told) {
   );
 }
 
-async function search(like = "") {
+async function search(like = "", all = "") {
   const query = new URLSearchParams();
-  const fields = { q: $("query").value, after: $("after").value, before: $("before").value, caption: $("with").value, like };
+  const fields = { q: $("query").value, after: $("after").value, before: $("before").value, caption: $("with").value, like, all };
   for (const [key, value] of Object.entries(fields)) if (value) query.set(key, value);
-  show(await (await ask(`/v1/search?${query}`)).json(), like ? "like this one" : "for this sentence");
+  const told = like ? "like this one, best first" : fields.q ? "for this sentence, best first" : "by date, newest first";
+  show(await (await ask(`/v1/search?${query}`)).json(), told);
 }
 
 async function view(p) {
@@ -181,6 +189,7 @@ async function indexState() {
   $("indexing").textContent = state.running
     ? `Indexing: ${state.done.toLocaleString()} of ${state.total.toLocaleString()} photos`
     : state.photos ? `${state.photos.toLocaleString()} photos in the library` : "";
+  if (state.photos && !$("results").children.length && !$("query").value) await search();
   if (state.running) setTimeout(() => guarded(indexState), 1000);
 }
 
@@ -200,8 +209,9 @@ $("wildness").addEventListener("input", () => {
 $("wildness").addEventListener("change", () => photo && guarded(caption));
 $("rank-form").addEventListener("submit", (e) => { e.preventDefault(); guarded(rank); });
 $("search-form").addEventListener("submit", (e) => { e.preventDefault(); guarded(() => search()); });
+$("show-all").addEventListener("click", () => guarded(() => search("", "true")));
 $("find-like").addEventListener("click", () => guarded(async () => {
-  show(await (await ask("/v1/search", form({ image: photo }))).json(), "like yours");
+  show(await (await ask("/v1/search", form({ image: photo }))).json(), "like yours, best first");
   $("search-title").scrollIntoView();
 }));
 $("viewer-close").addEventListener("click", () => $("viewer").close());

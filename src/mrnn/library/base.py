@@ -1,0 +1,365 @@
+"""A library of photos: what is new is read, what is known is found.
+
+A photo is known by its content, whatever files hold it; a file by its path, size and time.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrnn.images import ImageError, ImageSource
+from mrnn.library import export, searching
+from mrnn.library.rows import ReadFile, encode, file_row, read_file
+from mrnn.library.searching import SHORTLIST, Filters, Found
+from mrnn.library.tables import Tables, quote
+from mrnn.library.walk import Walk, normal
+from mrnn.pipeline import Pipeline
+from mrnn.threads import cores, each
+
+BATCH = 128
+# What may heal while the file stays as it is: permissions, drives, and formats that an extra opens.
+_LASTING = ("is damaged", "is empty", "has no pixels", "has a name")
+
+
+def default_library() -> Path:
+    """`$MRNN_LIBRARY`, or `mrnn/library` in the user's data folder."""
+    if folder := os.environ.get("MRNN_LIBRARY"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "mrnn" / "library"
+
+
+class UnknownPhoto(ValueError):
+    """No photo of the library has this path or id."""
+
+
+@dataclass
+class IndexReport:
+    """What an indexing run did.
+
+    Args:
+        unchanged: Files that were not read.
+        added: Photos that were encoded.
+        recognised: Files whose content was known.
+        removed: Files that are gone.
+        kept: Files that are gone but stay in the library, as so many are gone that a drive may be away.
+        unfamiliar: Photos of those added that are unlike what the model was trained on.
+        errors: Files that cannot be used.
+        passed: How many files and folders of which kind were passed over.
+    """
+
+    unchanged: int = 0
+    added: int = 0
+    recognised: int = 0
+    removed: int = 0
+    kept: int = 0
+    unfamiliar: int = 0
+    errors: list[ImageError] = field(default_factory=list)
+    passed: Counter[str] = field(default_factory=Counter)
+
+
+class Library:
+    """Photos in one folder of Lance tables.
+
+    Args:
+        folder: Of the library.
+        pipeline: The model that encodes, captions and ranks.
+        rebuild: Throw the rows of another model away.
+
+    Raises:
+        ValueError: pylance is not installed, or the folder holds another model's library and `rebuild` is not set, or
+            something else.
+    """
+
+    def __init__(self, folder: Path, pipeline: Pipeline, rebuild: bool = False):
+        self.folder, self.pipeline = folder.expanduser(), pipeline
+        identity = {"model": pipeline.fingerprint, "encoder": pipeline.encoder_description["fingerprint"]}
+        self.tables = Tables(self.folder, identity, pipeline.model.image_width, rebuild)
+
+    def __len__(self) -> int:
+        return self.tables.latest("contents").count_rows()
+
+    def index(
+        self,
+        folder: Path,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        threads: int | None = None,
+        exclude: Sequence[str] = (),
+        retry: bool = False,
+        prune: bool = False,
+        waiting: Callable[[str], None] = lambda who: None,
+    ) -> IndexReport:
+        """Bring the library up to date with a folder; other folders' photos stay as they are.
+
+        Files that are gone are taken out, unless fewer than half of the folder's are left: a drive may be away.
+
+        Args:
+            folder: To walk.
+            progress: Called with the number of files that are done, and of all.
+            threads: Reading and decoding threads; as many as there are cores if None.
+            exclude: Patterns of names that are passed over.
+            retry: Try files again that could not be used, also those that are damaged.
+            prune: Take out what is gone however much it is.
+            waiting: Told who writes the library, if one must wait.
+
+        Raises:
+            ValueError: There is no such folder; what the library has of it stays, unless `prune` is set.
+        """
+        folder = normal(folder)
+        with self.tables.writing(waiting):
+            known = {
+                row["path"]: row for row in self.tables.read("files", self.tables.schemas["files"].names).to_pylist()
+            }
+            under = [path for path in known if Path(path).is_relative_to(folder)]
+            if not folder.is_dir() and not (prune and under):
+                if under:
+                    raise ValueError(
+                        f"{folder}: is gone or not mounted; its {len(under):,} photos stay in the library "
+                        "(--prune or mrnn forget takes them out)"
+                    )
+                raise ValueError(f"{folder}: no such folder")
+            return _Run(self, known, under, retry, prune).over(Walk(folder, exclude), progress, threads or cores())
+
+    def forget(self, folder: Path, waiting: Callable[[str], None] = lambda who: None) -> int:
+        """Take the files in a folder, and photos that no other file holds, out of the library; no file is touched.
+
+        Args:
+            folder: Or a photo's path.
+            waiting: As for `index`.
+
+        Returns:
+            How many files.
+        """
+        folder = normal(folder)
+        with self.tables.writing(waiting):
+            rows = self.tables.read("files", ["path", "hash"]).to_pylist()
+            here = [row for row in rows if Path(row["path"]).is_relative_to(folder)]
+            self._drop(here, Counter(row["hash"] for row in rows))
+            if here:
+                self.tables.tidy()
+        return len(here)
+
+    def _drop(self, rows: Sequence[dict[str, Any]], holders: Counter[str]) -> None:
+        """Take files out, and what nothing holds any more."""
+        self.tables.delete("files", "path", [row["path"] for row in rows])
+        holders.subtract(row["hash"] for row in rows)
+        lost = {row["hash"] for row in rows if row["hash"] and holders[row["hash"]] <= 0}
+        self.tables.delete("contents", "hash", sorted(lost))
+
+    def search(
+        self,
+        sentence: str | None = None,
+        like: ImageSource | None = None,
+        top: int = 20,
+        filters: Filters | None = None,
+        shortlist: int = SHORTLIST,
+    ) -> list[Found]:
+        """Photos that fit a sentence, or are like a photo, or both, best first; of neither the newest first.
+
+        A sentence is ranked by its likelihood for each photo, a photo by the cosine of image vectors about the mean
+        training image, both by the sum of the two, each in standard deviations. First-order scores choose a shortlist,
+        which is then ranked exactly.
+
+        Args:
+            sentence: To fit.
+            like: A photo to be like.
+            top: How many.
+            filters: Which photos are looked at.
+            shortlist: How many are ranked exactly.
+
+        Raises:
+            ImageError: The photo cannot be used.
+            ValueError: The sentence has no word.
+        """
+        return searching.search(self.tables, self.pipeline, sentence, like, top, filters or Filters(), shortlist)
+
+    def duplicates(self) -> list[list[Path]]:
+        """Files that hold the same photo, a list a photo."""
+        places = self.tables.places()
+        return [[Path(path) for path in sorted(paths)] for _, paths in sorted(places.items()) if len(paths) > 1]
+
+    def thumbnail(self, path: Path | str) -> bytes:
+        """The JPEG thumbnail of a photo.
+
+        Raises:
+            UnknownPhoto: It is not in the library.
+        """
+        return self.thumbnail_of(self._one("files", "hash", "path", str(path)))
+
+    def thumbnail_of(self, id: str) -> bytes:
+        """The JPEG thumbnail of the photo whose content has a hash.
+
+        Raises:
+            UnknownPhoto: There is none.
+        """
+        return self._one("contents", "thumbnail", "hash", id)
+
+    def path_of(self, id: str) -> Path:
+        """A file that holds the photo whose content has a hash: one that is there, if any is.
+
+        Raises:
+            UnknownPhoto: There is none.
+        """
+        places = self.tables.places([id]).get(id)
+        if not places:
+            raise UnknownPhoto(f"{id}: not in the library")
+        return searching.present(places)
+
+    def _one(self, table: str, column: str, key: str, value: str) -> Any:
+        rows = self.tables.read(table, [column], f"{key} = {quote(value)}").to_pylist()
+        if not rows or not rows[0][column]:
+            raise UnknownPhoto(f"{value}: not in the library")
+        return rows[0][column]
+
+    def export(self, file: Path) -> int:
+        """Write every photo's captions as CSV or JSONL, by the file's ending.
+
+        Returns:
+            How many photos there are.
+
+        Raises:
+            ValueError: Another ending.
+        """
+        return export.write_table(self.tables, self.pipeline, file)
+
+    def export_sidecars(self, folder: Path, overwrite: bool = False, xmp: bool = False) -> tuple[int, list[Path]]:
+        """Write a file a photo beside it, `photo.jpg.txt` or `photo.jpg.xmp`, for the photos in a folder and below it.
+
+        Args:
+            folder: Of photos.
+            overwrite: Replace what others have said of a photo.
+            xmp: As XMP, which programs for photos read; what else such a file holds stays.
+
+        Returns:
+            How many photos have theirs now, and the files that say something else and were left.
+
+        Raises:
+            ValueError: There is no such folder.
+        """
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
+        return export.write_sidecars(self.tables, normal(folder), overwrite, xmp)
+
+
+class _Run:
+    """One run over a folder, by the process that may write.
+
+    Args:
+        library: To bring up to date.
+        known: Rows of files, by path.
+        under: The paths of them that are in the folder.
+        retry: As for `Library.index`.
+        prune: As for `Library.index`.
+    """
+
+    def __init__(self, library: Library, known: dict[str, dict], under: Sequence[str], retry: bool, prune: bool):
+        self.library, self.tables, self.pipeline = library, library.tables, library.pipeline
+        self.known, self.under, self.retry, self.prune = known, under, retry, prune
+        self.holders = Counter(row["hash"] for row in known.values())
+        self.contents = set(self.tables.read("contents", ["hash"])["hash"].to_pylist())
+        # What a kill left between the commits of a photo and of its file, or the other way round.
+        self.orphans = {hash for hash in self.contents if not self.holders[hash]}
+        self.places: dict[str, list[str]] = {}
+        for path, row in known.items():
+            self.places.setdefault(row["hash"], []).append(path)
+        self.report = IndexReport()
+
+    def over(self, walk: Walk, progress: Callable[[int, int], None], threads: int) -> IndexReport:
+        """Read what is new in a folder, and take out what is gone."""
+        here, new = set(), []
+        for path, status in walk:
+            here.add(path)
+            if self._settled(path, status):
+                self.report.unchanged += 1
+            else:
+                new.append((path, status))
+        self.report.errors += walk.unread
+        self.report.passed = walk.passed
+        done = len(here) - len(new)
+        progress(done, len(here))
+        batch: list[ReadFile] = []
+        for i, read in enumerate(each(new, lambda item: read_file(self.pipeline, *item, self.contents), threads)):
+            batch.append(read)
+            if len(batch) == BATCH or i == len(new) - 1:
+                self._commit(batch)
+                batch = []
+            progress(done + i + 1, len(here))
+        self._take_out(here, walk)
+        self.tables.delete("contents", "hash", sorted(hash for hash in self.orphans if not self.holders[hash]))
+        if new or self.report.removed or self.orphans:
+            self.tables.tidy()
+        return self.report
+
+    def _settled(self, path: str, status: os.stat_result) -> bool:
+        row = self.known.get(path)
+        now = file_row(path, status)
+        if row is None or (row["size"], row["time"]) != (now["size"], now["time"]):
+            return False
+        if row["error"]:
+            if self.retry or not row["error"].startswith(_LASTING):
+                return False
+            self.report.errors.append(ImageError(path, row["error"]))
+            self.report.unchanged -= 1
+            return True
+        return row["hash"] in self.contents
+
+    def _commit(self, batch: list[ReadFile]) -> None:
+        fresh = list({read.file["hash"]: read for read in batch if read.pixels is not None}.values())
+        rows, unfamiliar = encode(self.pipeline, [read for read in fresh if read.file["hash"] not in self.contents])
+        self.report.unfamiliar += unfamiliar
+        self.report.added += len(rows)
+        self.tables.add("contents", rows)
+        new = {row["hash"] for row in rows}
+        self.contents |= new
+        for read in batch:
+            if read.error is not None:
+                self.report.errors.append(read.error)
+            elif read.file["hash"] in new:
+                new.discard(read.file["hash"])
+            else:
+                self.report.recognised += 1
+                self._move(read.file)
+        files = {read.file["path"]: read.file for read in batch}
+        for path, row in files.items():
+            before = self.known.get(path)
+            if before is not None:
+                self.holders[before["hash"]] -= 1
+                if before["hash"] and not self.holders[before["hash"]]:
+                    self.orphans.add(before["hash"])
+            self.holders[row["hash"]] += 1
+            self.known[path] = row
+            self.places.setdefault(row["hash"], []).append(path)
+        self.tables.add("files", list(files.values()), "path")
+
+    def _move(self, row: dict[str, Any]) -> None:
+        """Take out the former paths of a content that is known, where nothing is any more."""
+        for path in self.places.get(row["hash"], ()):
+            former = self.known.get(path)
+            if former is not None and former["hash"] == row["hash"] and path != row["path"] and not Path(path).exists():
+                self._remove([path])
+
+    def _remove(self, paths: Sequence[str]) -> None:
+        self.tables.delete("files", "path", paths)
+        for path in paths:
+            hash = self.known.pop(path)["hash"]
+            self.holders[hash] -= 1
+            if hash and not self.holders[hash]:
+                self.orphans.add(hash)
+        self.report.removed += len(paths)
+
+    def _take_out(self, here: set[str], walk: Walk) -> None:
+        # Photos of a folder that cannot be read now may be there all the same.
+        hidden = [Path(error.name) for error in walk.unread]
+        gone = [
+            path
+            for path in self.under
+            if path in self.known and path not in here and not any(Path(path).is_relative_to(place) for place in hidden)
+        ]
+        # What is passed over now is there, but is no photo of the library any more.
+        lost = sum(not Path(path).exists() for path in gone)
+        if lost * 2 > len(self.under) and not self.prune:
+            self.report.kept = lost
+            gone = [path for path in gone if Path(path).exists()]
+        self._remove(gone)

@@ -1,0 +1,225 @@
+"""Photos that fit a sentence or are like a photo: a shortlist by products, its order by exact scores.
+
+Shapes: N photos, K of a shortlist, M width of an image vector.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mrnn.images import ImageSource
+from mrnn.library.tables import Tables, one_of, quote, vectors
+from mrnn.library.walk import normal
+from mrnn.pipeline import Pipeline
+from mrnn.runtime.protocol import top_k
+from mrnn.tasks.retrieval import encode_sentences, fast_sentence_prior, first_order, pair_log_likelihood
+
+SHORTLIST = 100
+SAMPLE = 1000
+# Bits that a photo must add to a sentence to fit it: one makes it twice as likely. Chosen on COCO's dev photos, see
+# docs/library.md.
+FITS = 1.0
+_SHOWN = ("hash", "taken", "captions")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which photos a search looks at.
+
+    Args:
+        folder: Only photos in this folder or below it.
+        after: Only photos taken on this day or later; the file's time stands in for a date that EXIF lacks.
+        before: Only photos taken on this day or earlier.
+        caption: Only photos with a caption that holds this, whatever the case.
+    """
+
+    folder: Path | None = None
+    after: date | None = None
+    before: date | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A photo that a search found.
+
+    Args:
+        id: Hash of its content.
+        path: A file that holds it: one that is there, if any is.
+        score: What it was ranked by: nats for a sentence, a cosine for a photo, standard deviations for both; 0 where
+            photos are listed by date.
+        caption: The best caption of it.
+        taken: When, as ISO date and time.
+        familiar: Whether it is like the photos that the model was trained on; else caption and score are a guess.
+        evidence: Bits that the photo adds to the sentence, log2 P(w | I) / P(w); None where that cannot be told.
+        places: All files that hold it.
+    """
+
+    id: str
+    path: Path
+    score: float
+    caption: str
+    taken: str
+    familiar: bool = True
+    evidence: float | None = None
+    places: tuple[Path, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether the photo speaks for the sentence."""
+        return self.evidence is None or self.evidence > FITS
+
+
+def search(
+    tables: Tables,
+    pipeline: Pipeline,
+    sentence: str | None,
+    like: ImageSource | None,
+    top: int,
+    filters: Filters,
+    shortlist: int,
+) -> list[Found]:
+    """See `Library.search`."""
+    where = condition(tables, filters)
+    if where is None:
+        return []
+    if sentence is None and like is None:
+        return _by_date(tables, pipeline, where, top)
+    population = pipeline.references
+    if population is None:  # of a model without reference images: some of the library's own
+        population = vectors(tables.read("contents", ["image"], limit=SAMPLE))
+        if not len(population):
+            return []
+    centre = population.mean(0)
+    query = np.zeros(len(centre), np.float32)
+    told = photo = None
+    if sentence is not None:
+        told = _Told(pipeline, sentence, population, centre)
+        query += told.vector / (told.deviation if like is not None else 1)
+    if like is not None:
+        photo = _Alike(pipeline, like, population, centre)
+        query += photo.vector / (photo.deviation if sentence is not None else 1)
+    found, image = tables.nearest(query, max(shortlist, top), where, _SHOWN)
+    if not len(found):
+        return []
+    evidence = np.full(len(image), np.nan)
+    if told is not None and photo is not None:
+        scores = told.standard(told.exact(image)) + photo.standard(photo.cosines(image))
+    elif told is not None:
+        scores = told.exact(image)
+        evidence = told.evidence(scores)
+    else:
+        assert photo is not None
+        scores = photo.cosines(image)
+    order = top_k(scores[None].astype(np.float32), top)[1][0]
+    return _found(tables, pipeline, found.take(order), image[order], scores[order], evidence[order])
+
+
+def condition(tables: Tables, filters: Filters) -> str | None:
+    """SQL of the filters, empty for all photos; None if no photo can pass."""
+    said = []
+    if filters.after is not None:
+        said.append(f"taken >= '{filters.after.isoformat()}'")
+    if filters.before is not None:
+        said.append(f"taken <= '{filters.before.isoformat()}T99'")
+    if filters.caption:
+        said.append(f"contains(lower(array_to_string(captions, '\n')), {quote(filters.caption.lower())})")
+    if filters.folder is not None:
+        below = f"{str(normal(filters.folder)).rstrip('/')}/"
+        rows = tables.read("files", ["hash"], f"starts_with(path, {quote(below)}) AND hash != ''")
+        hashes = sorted(set(rows["hash"].to_pylist()))
+        if not hashes:
+            return None
+        said.append(one_of("hash", hashes))
+    return " AND ".join(said)
+
+
+def present(paths: Sequence[str]) -> Path:
+    """The first path that there is; the first of all if there is none."""
+    return next((Path(path) for path in sorted(paths) if Path(path).exists()), Path(min(paths)))
+
+
+class _Told:
+    """How well photos fit a sentence."""
+
+    def __init__(self, pipeline: Pipeline, sentence: str, population: np.ndarray, centre: np.ndarray):
+        self.pipeline = pipeline
+        ids = pipeline.sentence_ids([sentence])
+        self.sentences = encode_sentences(pipeline.model, pipeline.vocabulary, ids)
+        self.first = first_order(pipeline.model, pipeline.vocabulary, ids, centre)
+        self.vector = self.first.vectors[0]
+        scores = self.first.scores(population)[:, 0]
+        self.mean, self.deviation = scores.mean(), scores.std().clip(1e-6)
+
+    def exact(self, image: np.ndarray) -> np.ndarray:
+        pairs = np.stack([np.arange(len(image)), np.zeros(len(image), np.int64)], 1)
+        return pair_log_likelihood(self.pipeline.model, self.sentences, image, pairs, "auto")
+
+    def standard(self, scores: np.ndarray) -> np.ndarray:
+        return (scores - self.mean) / self.deviation
+
+    def evidence(self, scores: np.ndarray) -> np.ndarray:
+        """In bits; not a number without reference images."""
+        if self.pipeline.references is None:
+            return np.full(len(scores), np.nan)
+        prior = fast_sentence_prior(self.pipeline.model, self.sentences, self.pipeline.references, self.first)
+        return (scores - prior[0]) / math.log(2)
+
+
+class _Alike:
+    """How like a photo others are: the cosine of image vectors about the mean training image.
+
+    The shortlist is chosen by the product with the photo's direction, over the usual length of the others.
+    """
+
+    def __init__(self, pipeline: Pipeline, like: ImageSource, population: np.ndarray, centre: np.ndarray):
+        self.centre = centre
+        own = pipeline.model.encode_image(pipeline.features([like]))[0] - centre
+        self.direction = own / np.linalg.norm(own).clip(1e-8)
+        usual = np.linalg.norm(population - centre, axis=1).mean().clip(1e-8)
+        self.vector = self.direction / usual
+        cosines = self.cosines(population)
+        self.mean, self.deviation = cosines.mean(), cosines.std().clip(1e-6)
+
+    def cosines(self, image: np.ndarray) -> np.ndarray:
+        directions = image - self.centre
+        return directions @ self.direction / np.linalg.norm(directions, axis=1).clip(1e-8)
+
+    def standard(self, scores: np.ndarray) -> np.ndarray:
+        return (scores - self.mean) / self.deviation
+
+
+def _by_date(tables: Tables, pipeline: Pipeline, where: str, top: int) -> list[Found]:
+    from lance.dataset import ColumnOrdering
+
+    newest = [ColumnOrdering("taken", ascending=False)]
+    rows = tables.read("contents", [*_SHOWN, "image"], where, limit=top, order_by=newest)
+    none = np.full(len(rows), np.nan)
+    return _found(tables, pipeline, rows, vectors(rows), np.zeros(len(rows)), none) if len(rows) else []
+
+
+def _found(
+    tables: Tables, pipeline: Pipeline, rows: Any, image: np.ndarray, scores: np.ndarray, evidence: np.ndarray
+) -> list[Found]:
+    shown = rows.select(_SHOWN).to_pylist()
+    places = tables.places([row["hash"] for row in shown])
+    guesses = pipeline.unfamiliar_images(image)
+    return [
+        Found(
+            row["hash"],
+            present(places[row["hash"]]),
+            float(score),
+            row["captions"][0],
+            row["taken"],
+            not guess,
+            None if math.isnan(bits) else float(bits),
+            tuple(map(Path, sorted(places[row["hash"]]))),
+        )
+        for row, score, bits, guess in zip(shown, scores, evidence, guesses, strict=True)
+        if row["hash"] in places  # a photo without a file is what a kill left
+    ]

@@ -1,0 +1,102 @@
+"""Which files of a folder are photos, and what is passed over."""
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from mrnn.images import IMAGE_SUFFIXES, RAW_SUFFIXES, ImageError, readable_suffixes
+
+# Where systems, drives and other programs keep what is no photo of yours, beside all that begins with a dot.
+SYSTEM_FOLDERS = frozenset(
+    [
+        "@eadir",
+        "@recycle",
+        "@recently-snapshot",
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "recycler",
+        "lost+found",
+        "__macosx",
+        "system volume information",
+    ]
+)
+
+
+class Walk:
+    """The photos in a folder and below it, by the endings of names; no folder is walked twice, whatever links to it.
+
+    Args:
+        folder: To walk.
+        exclude: Patterns of names, or of paths below the folder, that are passed over (`*.png`, `private/*`).
+
+    Attributes:
+        unread: The folders that could not be read.
+        passed: How many of which kind were passed over.
+    """
+
+    def __init__(self, folder: Path, exclude: Sequence[str] = ()):
+        self.folder, self.exclude = folder, tuple(exclude)
+        self.unread: list[ImageError] = []
+        self.passed: Counter[str] = Counter()
+        self._readable = readable_suffixes()
+
+    def __iter__(self) -> Iterator[tuple[str, os.stat_result]]:
+        seen: set[tuple[int, int]] = set()
+        waiting = [os.fspath(self.folder)]
+        while waiting:
+            place = waiting.pop()
+            try:
+                here = os.stat(place)  # noqa: PTH116
+                if (here.st_dev, here.st_ino) in seen:
+                    continue
+                seen.add((here.st_dev, here.st_ino))
+                entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+            except FileNotFoundError:  # has just gone
+                continue
+            except OSError as error:
+                self.unread.append(ImageError(place, f"cannot be read ({error.strerror})"))
+                continue
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    if entry.is_dir():
+                        if not self._passes_folder(entry):
+                            waiting.append(entry.path)
+                    elif self._is_photo(entry):
+                        yield entry.path, entry.stat()
+
+    def _passes_folder(self, entry: os.DirEntry) -> bool:
+        if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FOLDERS:
+            self.passed["hidden, trash and thumbnail folders"] += 1
+        elif self._excluded(entry):
+            self.passed["excluded folders"] += 1
+        else:
+            return False
+        return True
+
+    def _is_photo(self, entry: os.DirEntry) -> bool:
+        ending = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+        if ending not in IMAGE_SUFFIXES or not entry.is_file():
+            return False
+        if entry.name.startswith("."):
+            self.passed["hidden files"] += 1
+        elif self._excluded(entry):
+            self.passed["excluded files"] += 1
+        elif ending not in self._readable:
+            extra = "raw" if ending in RAW_SUFFIXES else "jxl" if ending == ".jxl" else "heif"
+            self.passed[f"{ending[1:].upper()} photos, which need an extra: pip install 'mrnn[{extra}]'"] += 1
+        else:
+            return True
+        return False
+
+    def _excluded(self, entry: os.DirEntry) -> bool:
+        below = os.path.relpath(entry.path, self.folder).replace(os.sep, "/")
+        return any(fnmatch(entry.name, pattern) or fnmatch(below, pattern) for pattern in self.exclude)
+
+
+def normal(folder: Path) -> Path:
+    """An absolute path that is the same however the folder was named; links in it stay."""
+    return Path(os.path.abspath(folder.expanduser()))  # noqa: PTH100
