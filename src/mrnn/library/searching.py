@@ -4,6 +4,7 @@ Shapes: N photos, K of a shortlist, M width of an image vector.
 """
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -130,7 +131,7 @@ def condition(tables: Tables, filters: Filters) -> str | None:
     if filters.caption:
         said.append(f"contains(lower(array_to_string(captions, '\n')), {quote(filters.caption.lower())})")
     if filters.folder is not None:
-        below = f"{str(normal(filters.folder)).rstrip('/')}/"
+        below = os.path.join(normal(filters.folder), "")  # noqa: PTH118
         rows = tables.read("files", ["hash"], f"starts_with(path, {quote(below)}) AND hash != ''")
         hashes = sorted(set(rows["hash"].to_pylist()))
         if not hashes:
@@ -151,7 +152,7 @@ class _Told:
         self.pipeline = pipeline
         ids = pipeline.sentence_ids([sentence])
         self.sentences = encode_sentences(pipeline.model, pipeline.vocabulary, ids)
-        self.first = first_order(pipeline.model, pipeline.vocabulary, ids, centre)
+        self.first = first_order(pipeline.model, pipeline.vocabulary, ids, centre, encoded=self.sentences)
         self.vector = self.first.vectors[0]
         scores = self.first.scores(population)[:, 0]
         self.mean, self.deviation = scores.mean(), scores.std().clip(1e-6)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from mrnn.runtime import Precision, Runtime
 from mrnn.tasks.retrieval.exact import BLOCK_ROWS
-from mrnn.tasks.retrieval.prefixes import encode_sentences
+from mrnn.tasks.retrieval.prefixes import EncodedSentences, encode_sentences
 from mrnn.text import Vocabulary
 
 
@@ -44,6 +44,7 @@ def first_order(
     sentences: Sequence[Sequence[int]],
     centre: Float[np.ndarray, " F"],
     precision: Precision = "float32",
+    encoded: EncodedSentences | None = None,
 ) -> FirstOrder:
     """Expand every sentence's log-likelihood at one image vector.
 
@@ -53,10 +54,11 @@ def first_order(
         sentences: S sentences of ids without signs.
         centre: b0, the mean of the training images' vectors.
         precision: Of the products.
+        encoded: What `encode_sentences` gave of them, where that is known.
     """
     if not len(sentences):
         return FirstOrder(np.empty(0, np.float32), np.empty((0, len(centre)), np.float32))
-    encoded = encode_sentences(model, vocabulary, sentences)
+    encoded = encoded or encode_sentences(model, vocabulary, sentences)
     edges = len(encoded.edge_token)  # each once, however many sentences begin with it
     c, q = np.empty(edges, np.float32), np.empty((edges, len(centre)), np.float32)
     for start in range(0, edges, BLOCK_ROWS):

@@ -65,7 +65,7 @@ class Retriever:
     def first(self) -> FirstOrder:
         """First-order vectors of the sentences, at the mean reference image (of the pool's, without references)."""
         centre = (self.image if self.references is None else self.references).mean(0)
-        return first_order(self.model, self.vocabulary, self.ids, centre, self.precision)
+        return first_order(self.model, self.vocabulary, self.ids, centre, self.precision, self.sentences)
 
     @cached_property
     def prior(self) -> Float[np.ndarray, " S"] | None:
