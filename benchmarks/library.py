@@ -107,8 +107,9 @@ def made(folder: Path, photos: int) -> None:
         times.append(1000 * (time.perf_counter() - clock))
         recalls.append(recall(library, sentence))
     print(
-        f"            {photos:,} photos: search {np.median(times):.0f} ms (slowest {max(times):.0f}), recall@10 {np.mean(recalls):.3f}, "
-        f"{'indexed' if tables.indexed else 'flat'}, {bytes_each:,.0f} bytes a photo without thumbnails",
+        f"            {photos:,} photos: search {np.median(times):.0f} ms (slowest {max(times):.0f}), "
+        f"recall@10 {np.mean(recalls):.3f}, {'indexed' if tables.indexed else 'flat'}, "
+        f"{bytes_each:,.0f} bytes a photo without thumbnails",
         flush=True,
     )
     command = [sys.executable, "-c", _COLD, "search", QUERIES[1], "--library", str(folder)]

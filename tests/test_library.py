@@ -24,6 +24,7 @@ from mrnn.draw import draw_sheet
 from mrnn.encoders.proposals import Proposals, Proposer
 from mrnn.encoders.regions import BoxRegions
 from mrnn.library import Filters, Library, LibraryGone, Walk, base
+from mrnn.library.tables import vectors as base_vectors
 from mrnn.models import MRNNRegions, RegionsConfig
 from mrnn.models.hand import TorchRuntime
 from mrnn.networks import load_encoder
@@ -603,3 +604,34 @@ def test_a_query_says_what_it_cannot_mean(mrnn, photos, tmp_path):
     assert mrnn("duplicates", *options)[0] == 0
     assert "(2 files forgotten)" in mrnn("forget", photos / "deep", *options)[1]
     assert mrnn("forget", photos / "deep", *options)[0] == 1
+
+
+def test_a_large_library_is_searched_through_an_index_that_grows_with_it(library, monkeypatch):
+    monkeypatch.setattr("mrnn.library.tables.INDEXED", 1000)
+    rng, tables = np.random.default_rng(0), library.tables
+
+    def add(first: int, last: int) -> None:
+        hashes = [f"{i:064x}" for i in range(first, last)]
+        vectors = rng.standard_normal((len(hashes), tables.width)).astype(np.float16)
+        photo = {"taken": "2020-01-01T00:00:00", "width": 1, "height": 1, "thumbnail": b"", "captions": ["a"]}
+        photo["likelihoods"] = [0.0]
+        tables.add("contents", [{"hash": h, "image": v, **photo} for h, v in zip(hashes, vectors, strict=True)])
+        tables.add("files", [{"path": h, "size": 0, "time": 0, "hash": h, "error": ""} for h in hashes])
+
+    add(0, 900)
+    tables.tidy()
+    assert not tables.indexed
+    add(900, 2000)
+    tables.tidy()
+    assert tables.indexed
+    add(2000, 2100)  # a twentieth, looked through beside the index
+    query = rng.standard_normal(tables.width).astype(np.float32)
+    found, image = tables.nearest(query, 100, "", ["hash"])
+    everything = tables.read("contents", ["hash", "image"])
+    best = np.argsort(-(base_vectors(everything) @ query))[:10]
+    assert set(everything["hash"].take(best).to_pylist()) <= set(found["hash"].to_pylist())
+    assert image.shape == (100, tables.width)
+    add(2100, 2400)
+    tables.tidy()
+    assert tables.latest("contents").index_statistics("image_idx")["num_unindexed_rows"] == 0
+    assert len(library.search("a square", top=20)) == 20
