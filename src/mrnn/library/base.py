@@ -5,7 +5,7 @@ A photo is known by its content, whatever files hold it; a file by its path, siz
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,18 +109,15 @@ class Library:
         """
         folder = normal(folder)
         with self.tables.writing(waiting):
-            known = {
-                row["path"]: row for row in self.tables.read("files", self.tables.schemas["files"].names).to_pylist()
-            }
-            under = [path for path in known if Path(path).is_relative_to(folder)]
-            if not folder.is_dir() and not (prune and under):
-                if under:
+            run = _Run(self, folder, retry, prune)
+            if not folder.is_dir() and not (prune and run.under):
+                if run.under:
                     raise ValueError(
-                        f"{folder}: is gone or not mounted; its {len(under):,} photos stay in the library "
+                        f"{folder}: is gone or not mounted; its {len(run.under):,} photos stay in the library "
                         "(--prune or mrnn forget takes them out)"
                     )
                 raise ValueError(f"{folder}: no such folder")
-            return _Run(self, known, under, retry, prune).over(Walk(folder, exclude), progress, threads or cores())
+            return run.over(Walk(folder, exclude), progress, threads or cores())
 
     def forget(self, folder: Path, waiting: Callable[[str], None] = lambda who: None) -> int:
         """Take the files in a folder, and photos that no other file holds, out of the library; no file is touched.
@@ -132,21 +129,8 @@ class Library:
         Returns:
             How many files.
         """
-        folder = normal(folder)
         with self.tables.writing(waiting):
-            rows = self.tables.read("files", ["path", "hash"]).to_pylist()
-            here = [row for row in rows if Path(row["path"]).is_relative_to(folder)]
-            self._drop(here, Counter(row["hash"] for row in rows))
-            if here:
-                self.tables.tidy()
-        return len(here)
-
-    def _drop(self, rows: Sequence[dict[str, Any]], holders: Counter[str]) -> None:
-        """Take files out, and what nothing holds any more."""
-        self.tables.delete("files", "path", [row["path"] for row in rows])
-        holders.subtract(row["hash"] for row in rows)
-        lost = {row["hash"] for row in rows if row["hash"] and holders[row["hash"]] <= 0}
-        self.tables.delete("contents", "hash", sorted(lost))
+            return _Run(self, normal(folder)).forget()
 
     def search(
         self,
@@ -248,21 +232,26 @@ class _Run:
 
     Args:
         library: To bring up to date.
-        known: Rows of files, by path.
-        under: The paths of them that are in the folder.
+        folder: Absolute.
         retry: As for `Library.index`.
         prune: As for `Library.index`.
+
+    Attributes:
+        known: Rows of files, by path.
+        under: The paths of them that are in the folder.
     """
 
-    def __init__(self, library: Library, known: dict[str, dict], under: Sequence[str], retry: bool, prune: bool):
-        self.library, self.tables, self.pipeline = library, library.tables, library.pipeline
-        self.known, self.under, self.retry, self.prune = known, under, retry, prune
-        self.holders = Counter(row["hash"] for row in known.values())
+    def __init__(self, library: Library, folder: Path, retry: bool = False, prune: bool = False):
+        self.tables, self.pipeline, self.retry, self.prune = library.tables, library.pipeline, retry, prune
+        rows = self.tables.read("files", self.tables.schemas["files"].names).to_pylist()
+        self.known: dict[str, dict[str, Any]] = {row["path"]: row for row in rows}
+        self.under = [path for path in self.known if Path(path).is_relative_to(folder)]
+        self.holders = Counter(row["hash"] for row in rows)
         self.contents = set(self.tables.read("contents", ["hash"])["hash"].to_pylist())
         # What a kill left between the commits of a photo and of its file, or the other way round.
         self.orphans = {hash for hash in self.contents if not self.holders[hash]}
         self.places: dict[str, list[str]] = {}
-        for path, row in known.items():
+        for path, row in self.known.items():
             self.places.setdefault(row["hash"], []).append(path)
         self.report = IndexReport()
 
@@ -287,10 +276,19 @@ class _Run:
                 batch = []
             progress(done + i + 1, len(here))
         self._take_out(here, walk)
+        self._finish(bool(new))
+        return self.report
+
+    def forget(self) -> int:
+        """Take all files of the folder out; how many."""
+        self._remove(self.under)
+        self._finish()
+        return self.report.removed
+
+    def _finish(self, new: bool = False) -> None:
         self.tables.delete("contents", "hash", sorted(hash for hash in self.orphans if not self.holders[hash]))
         if new or self.report.removed or self.orphans:
             self.tables.tidy()
-        return self.report
 
     def _settled(self, path: str, status: os.stat_result) -> bool:
         row = self.known.get(path)
@@ -313,6 +311,7 @@ class _Run:
         self.tables.add("contents", rows)
         new = {row["hash"] for row in rows}
         self.contents |= new
+        dead: set[str] = set()
         for read in batch:
             if read.error is not None:
                 self.report.errors.append(read.error)
@@ -320,7 +319,8 @@ class _Run:
                 new.discard(read.file["hash"])
             else:
                 self.report.recognised += 1
-                self._move(read.file)
+                dead.update(self._dead(read.file))
+        self._remove(sorted(dead))
         files = {read.file["path"]: read.file for read in batch}
         for path, row in files.items():
             before = self.known.get(path)
@@ -333,12 +333,12 @@ class _Run:
             self.places.setdefault(row["hash"], []).append(path)
         self.tables.add("files", list(files.values()), "path")
 
-    def _move(self, row: dict[str, Any]) -> None:
-        """Take out the former paths of a content that is known, where nothing is any more."""
+    def _dead(self, row: dict[str, Any]) -> Iterator[str]:
+        """The former paths of a content that is known, where nothing is any more."""
         for path in self.places.get(row["hash"], ()):
             former = self.known.get(path)
             if former is not None and former["hash"] == row["hash"] and path != row["path"] and not Path(path).exists():
-                self._remove([path])
+                yield path
 
     def _remove(self, paths: Sequence[str]) -> None:
         self.tables.delete("files", "path", paths)

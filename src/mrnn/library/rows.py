@@ -21,7 +21,7 @@ from mrnn.pipeline import Pipeline
 
 THUMBNAIL = 256
 CAPTIONS = 3
-_SIDEWAYS = (5, 6, 7, 8)
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations whose width and height change places
 _INT64 = 2**63 - 1
 
 
@@ -112,7 +112,7 @@ def _head(content: bytes, modified: float) -> dict[str, Any]:
         image = Image.open(io.BytesIO(content))
         width, height = image.size
         exif = image.getexif()
-        if exif.get(0x0112) in _SIDEWAYS:
+        if exif.get(0x0112) in SIDEWAYS:
             width, height = height, width
         original = exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132)
         if original:

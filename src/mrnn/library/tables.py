@@ -25,6 +25,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from mrnn.files import read_json, write_json
+from mrnn.library.rows import SIDEWAYS
 
 FORMAT = 2
 INDEXED = 50_000
@@ -332,7 +333,7 @@ class Tables:
                 for row in batch.to_pylist():
                     if row["hash"] not in seen:
                         seen.add(row["hash"])
-                        if row.pop("orientation") in (5, 6, 7, 8):
+                        if row.pop("orientation") in SIDEWAYS:
                             row["width"], row["height"] = row["height"], row["width"]
                         rows.append({**row, "image": np.asarray(row["image"], np.float16)})
                 yield from pa.Table.from_pylist(rows, schema=self.schemas["contents"]).to_batches()
