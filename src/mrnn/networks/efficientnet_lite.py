@@ -142,7 +142,7 @@ class SideBySide(nn.Module):
 
     def blocks(self) -> nn.Sequential:
         """All of them as one block, since theirs do not pair."""
-        return nn.Sequential(Beside([network.blocks() for network in self.networks]))  # ty: ignore[call-non-callable]
+        return nn.Sequential(Beside([network.blocks() for network in self.networks]))  # ty: ignore[not-callable]
 
 
 class Beside(nn.Module):
