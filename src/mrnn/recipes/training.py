@@ -312,6 +312,7 @@ def _pipeline(
         "dev_perplexity": progress.best_perplexity,
         "best_epoch": progress.best_epoch,
         "steps": progress.step,
+        "processes": call.world.size,
     }
     return Pipeline(
         runtime,
