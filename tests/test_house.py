@@ -7,6 +7,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "mrnn"
 # From the ground up. The workshop stands beside: its rooms may use those of use, never the other way round.
 USE = [
     "version",
+    "shapes",
     "workshop",
     "files",
     "threads",

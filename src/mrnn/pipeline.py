@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from mrnn.encoders import Encoder, pool_features
 from mrnn.encoders.regions import SideBySide
@@ -24,6 +23,7 @@ from mrnn.runtime.encoder import encoder_inside
 from mrnn.runtime.ensemble import Ensemble
 from mrnn.runtime.folder import ModelFolder, copy_folder, find_folder, read_folder
 from mrnn.runtime.onnx import Graphs
+from mrnn.shapes import Float
 from mrnn.tasks.consensus import PLAIN, Consensus, ConsensusConfig
 from mrnn.tasks.explanation import Explanation, explain, said_of_nearest
 from mrnn.tasks.familiarity import GUESS, Familiarity

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
 from PIL import Image
 
 from mrnn.images import ImageError, ImageSource, Preprocessing
+from mrnn.shapes import Float, UInt8
 from mrnn.threads import cores, each
 
 # (N, S, S, 3) bytes to pooled (N, ...), and the map (N, H, W, D) that it is the mean of, or None; a large N is cut as

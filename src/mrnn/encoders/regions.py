@@ -12,12 +12,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
 from PIL import Image
 
 from mrnn.encoders.base import Encoder, ImageFeatures
 from mrnn.encoders.proposals import Proposer, crop, top_regions
 from mrnn.images import ImageSource, open_image
+from mrnn.shapes import Float, UInt8
 
 BOXES = 19
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from mrnn.corpora.base import Corpus, Photo
 from mrnn.encoders import FeatureCache
 from mrnn.images import ImageError
+from mrnn.shapes import Float
 
 
 @dataclass(frozen=True)

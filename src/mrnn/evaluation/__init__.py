@@ -3,11 +3,11 @@
 import math
 
 import numpy as np
-from jaxtyping import Float
 
 from mrnn.evaluation.captions import caption_metrics
 from mrnn.evaluation.ranking import retrieval_figures
 from mrnn.pipeline import Pipeline
+from mrnn.shapes import Float
 from mrnn.tasks.consensus import Consensus
 from mrnn.tasks.generation import Caption, GenerationConfig, generate
 from mrnn.tasks.likelihood import log_likelihood_of, perplexity

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mrnn.encoders import Encoder
+from mrnn.shapes import Float, Int
 from mrnn.text import Vocabulary
 
 State = Any  # None, a tensor, or tuples of tensors, batch first

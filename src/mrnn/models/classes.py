@@ -14,12 +14,12 @@ Shapes: N images, V vocabulary, M multimodal width, K words with classes, D feat
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrnn.encoders import Encoder
 from mrnn.models.imagenet_words import classes_of
 from mrnn.models.mrnn import MRNN, MRNNConfig, g, g_slope
+from mrnn.shapes import Float
 from mrnn.text import Vocabulary
 
 CLASSES = 1000

@@ -5,12 +5,12 @@ Shapes: as there; H hidden units under the softmax.
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from mrnn.models.base import LanguageModel, NeuralLanguageModel, map_state
 from mrnn.models.precision import autocast, matrix_dtype
 from mrnn.runtime.protocol import Array, Precision, Runtime, State
+from mrnn.shapes import Float, Int
 
 
 class TorchRuntime(Runtime):

@@ -13,11 +13,11 @@ D feature width.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mrnn.models.base import Config, NeuralLanguageModel, State, check_shares, check_sizes
 from mrnn.models.dropout import ByteDropout
+from mrnn.shapes import Float, Int
 
 
 @dataclass(frozen=True)

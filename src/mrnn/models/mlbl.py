@@ -20,12 +20,12 @@ Shapes: B batch, T time, N images, V vocabulary, K units of a word vector, F fac
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mrnn.models.base import NeuralLanguageModel, State, check_shares, check_sizes
 from mrnn.models.dropout import ByteDropout
 from mrnn.models.lbl import LBL, Context, LBLConfig
+from mrnn.shapes import Float, Int
 
 
 @dataclass(frozen=True)

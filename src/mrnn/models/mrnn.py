@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mrnn.models.base import Config, NeuralLanguageModel, State, check_shares, check_sizes, map_state
 from mrnn.models.dropout import ByteDropout
+from mrnn.shapes import Float, Int
 
 ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 GATED = {"gru": nn.GRU, "lstm": nn.LSTM}

@@ -29,11 +29,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from mrnn.models.base import Config, LanguageModel, State
 from mrnn.runtime.ngram import NONE, NGramRuntime
+from mrnn.shapes import Float, Int
 from mrnn.text import Vocabulary
 
 KATZ_LIMIT = 7

@@ -16,12 +16,12 @@ F = M + K * 2 A numbers of an image.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrnn.models.base import check_sizes
 from mrnn.models.dropout import ByteDropout
 from mrnn.models.mrnn import MRNN, MRNNConfig, g
+from mrnn.shapes import Float
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ Shapes: N images, M multimodal width.
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
 from torch import Tensor
 
 from mrnn.models.mrnn import MRNN, MRNNConfig
+from mrnn.shapes import Float
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ D feature width.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mrnn.models.base import Config, NeuralLanguageModel, State, check_shares, check_sizes
 from mrnn.models.dropout import ByteDropout
 from mrnn.models.mrnn import g, g_slope
+from mrnn.shapes import Float, Int
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mrnn.encoders import Encoder
 from mrnn.models.mrnn import MRNN, MRNNConfig
 from mrnn.networks.split import Stem, pooled, rejoin, tail
+from mrnn.shapes import Float
 from mrnn.text import Vocabulary
 
 CHUNK = 64

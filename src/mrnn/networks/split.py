@@ -11,12 +11,12 @@ Shapes: N images, S side of the input, C channels, H x W cells, P patches, D fea
 import copy
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrnn.encoders import Encoder
 from mrnn.networks import blank_network, module_of
 from mrnn.networks.torch_network import TorchNetwork, marked
+from mrnn.shapes import Float
 
 
 def blocks_of(name: str, network: nn.Module) -> nn.Sequential:

@@ -8,9 +8,9 @@ Shapes: as in `protocol.py`; M and F are the members' together.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mrnn.runtime.protocol import Array, Runtime, State, log_softmax
+from mrnn.shapes import Float, Int
 
 
 class Ensemble(Runtime):

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
 from mrnn.files import first_line, read_json, sha256, write_atomically
@@ -30,6 +29,7 @@ from mrnn.model_card import model_card
 from mrnn.runtime.ngram import NGramRuntime
 from mrnn.runtime.onnx import Graphs, OnnxRuntime
 from mrnn.runtime.protocol import Runtime
+from mrnn.shapes import Float
 from mrnn.text import Vocabulary
 
 FORMAT = 2

@@ -10,9 +10,9 @@ n-grams of one order.
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mrnn.runtime.protocol import Array, Runtime, State
+from mrnn.shapes import Float, Int
 
 NONE = -1  # in a history, where the sentence has not begun
 

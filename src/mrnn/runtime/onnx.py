@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mrnn.files import first_line
 from mrnn.runtime.protocol import Array, DeviceError, Precision, Runtime, State
+from mrnn.shapes import Float, Int
 from mrnn.threads import cores
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}

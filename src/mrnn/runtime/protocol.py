@@ -14,7 +14,8 @@ from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+
+from mrnn.shapes import Float, Int
 
 Array = np.ndarray
 Precision = Literal["auto", "float32"]  # `auto` may round where that is faster; what is reported never does

@@ -11,9 +11,9 @@ Shapes: as in `protocol.py`; M is the model's and, behind it, the last words; G 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mrnn.runtime.protocol import Array, Runtime, State
+from mrnn.shapes import Float, Int
 from mrnn.text import Vocabulary
 
 HISTORY = 2

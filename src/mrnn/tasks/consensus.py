@@ -21,12 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mrnn.cider import ORDERS, SIGMA, NGrams, ngrams
 from mrnn.runtime import Runtime
 from mrnn.runtime.protocol import log_softmax, top_k
 from mrnn.runtime.told import Told
+from mrnn.shapes import Float, Int
 from mrnn.tasks.generation import Caption, GenerationConfig, generate
 from mrnn.tasks.likelihood import token_log_probabilities
 from mrnn.text import Vocabulary

@@ -33,10 +33,10 @@ from itertools import permutations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mrnn.runtime import Runtime
 from mrnn.runtime.protocol import top_k
+from mrnn.shapes import Float, Int
 from mrnn.tasks.familiarity import GUESS, NEIGHBOURS, UNFAMILIAR
 from mrnn.tasks.retrieval.exact import BLOCK_ROWS
 from mrnn.tasks.retrieval.prefixes import encode_sentences

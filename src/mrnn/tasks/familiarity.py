@@ -7,7 +7,8 @@ Shapes: N images, R reference images, F width of an image vector.
 """
 
 import numpy as np
-from jaxtyping import Float
+
+from mrnn.shapes import Float
 
 GUESS = "unlike anything the model was trained on, a guess"
 NEIGHBOURS = 5

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mrnn.runtime import Precision, Runtime
 from mrnn.runtime.protocol import State, top_k
+from mrnn.shapes import Float, Int
 from mrnn.tasks.likelihood import token_log_probabilities
 from mrnn.text import END, Vocabulary, detokenise
 

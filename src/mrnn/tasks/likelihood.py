@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from mrnn.runtime import Runtime
+from mrnn.shapes import Float
 from mrnn.tasks.retrieval.exact import BLOCK_ROWS
 from mrnn.tasks.retrieval.prefixes import encode_sentences
 from mrnn.text import Vocabulary

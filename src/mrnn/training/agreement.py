@@ -10,10 +10,10 @@ Shapes: S sentences.
 """
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mrnn.cider import CIDEr
+from mrnn.shapes import Float
 from mrnn.text import Vocabulary
 from mrnn.training.data import CaptionData, references
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from mrnn.models import LanguageModel
+from mrnn.shapes import Float, Int
 from mrnn.text import Vocabulary
 
 IGNORED = -100

@@ -11,10 +11,10 @@ Shapes: B batch, P of its sentences that are this rank's, R real tokens, V vocab
 """
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mrnn.models import NeuralLanguageModel
+from mrnn.shapes import Float, Int
 from mrnn.training.batch import Batch, real_tokens
 from mrnn.training.distributed import ALONE, World
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from mrnn.shapes import Float
 from mrnn.text import Vocabulary
 from mrnn.training.batch import Batch
 

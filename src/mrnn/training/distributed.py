@@ -15,8 +15,9 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
 from torch import Tensor, nn
+
+from mrnn.shapes import Float
 
 # The lead may encode a data set's photos while the others wait.
 PATIENCE = timedelta(days=30)

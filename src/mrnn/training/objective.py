@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrnn.models import LanguageModel, NeuralLanguageModel
+from mrnn.shapes import Float
 from mrnn.text import Vocabulary
 from mrnn.training.agreement import agreement_weights
 from mrnn.training.batch import IGNORED, Batch, real_tokens

@@ -11,12 +11,12 @@ Shapes: N images of a batch, K samples an image.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from mrnn.cider import CIDEr
 from mrnn.models import LanguageModel, model_name
 from mrnn.models.hand import TorchRuntime
+from mrnn.shapes import Float
 from mrnn.tasks.generation import draw
 from mrnn.text import Vocabulary
 from mrnn.training.batch import IGNORED, Batch, real_token_logits

@@ -6,8 +6,9 @@ Shapes: R real tokens, H hidden units, V vocabulary, K words drawn.
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from mrnn.shapes import Float, Int
 
 Softmax = Literal["full", "sampled"]
 

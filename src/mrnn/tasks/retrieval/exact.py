@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mrnn.runtime import Precision, Runtime
+from mrnn.shapes import Float, Int
 from mrnn.tasks.retrieval.prefixes import EncodedSentences
 
 BLOCK_ROWS = 1024

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from mrnn.runtime import Precision, Runtime
+from mrnn.shapes import Float
 from mrnn.tasks.retrieval.exact import BLOCK_ROWS
 from mrnn.tasks.retrieval.prefixes import EncodedSentences, encode_sentences
 from mrnn.text import Vocabulary

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mrnn.runtime import Runtime
+from mrnn.shapes import Float, Int
 from mrnn.text import Vocabulary
 
 

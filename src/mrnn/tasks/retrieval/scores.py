@@ -15,9 +15,9 @@ import math
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from mrnn.runtime import Precision, Runtime
+from mrnn.shapes import Float, Int
 from mrnn.tasks.retrieval.exact import MEMORY, log_likelihood, pair_log_likelihood
 from mrnn.tasks.retrieval.first_order import FirstOrder
 from mrnn.tasks.retrieval.prefixes import EncodedSentences

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from mrnn.runtime import Precision, Runtime
+from mrnn.shapes import Float
 from mrnn.tasks.retrieval.exact import MEMORY, log_likelihood, pair_log_likelihood
 from mrnn.tasks.retrieval.first_order import FirstOrder, first_order
 from mrnn.tasks.retrieval.prefixes import encode_sentences
