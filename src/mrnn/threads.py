@@ -6,11 +6,19 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 
+_most: int | None = None
+
+
 def cores() -> int:
-    """Processor cores that this process may use; no more than `$OMP_NUM_THREADS`, as for other programs."""
+    """Processor cores that this process may use."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(there, int(asked)) if asked.isdecimal() and int(asked) else there
+    return there if _most is None else min(_most, there)
+
+
+def limit_cores(most: int) -> None:
+    """Use no more cores from now on, as one of many processes on a machine."""
+    global _most
+    _most = most
 
 
 def each(items: Iterable, work: Callable, threads: int) -> Iterator:

@@ -20,7 +20,7 @@ from mrnn.library.rows import file_row, read_file
 from mrnn.library.tables import Tables, tables_of
 from mrnn.pipeline import Pipeline, load
 from mrnn.runtime.folder import BUNDLED
-from mrnn.threads import cores
+from mrnn.threads import cores, limit_cores
 
 BATCH = 32  # files that a worker takes at once
 VERSION = 4096  # files in a commit
@@ -148,7 +148,8 @@ class Worker:
     """
 
     def __init__(self, model: str, where: str, options: dict[str, str] | None, claims: Any):
-        os.environ["OMP_NUM_THREADS"] = "1"
+        os.environ["OMP_NUM_THREADS"] = "1"  # for PyTorch, if the model needs it
+        limit_cores(1)
         self._pipeline, self._claims = load(model, device="cpu"), claims
         self._tables = tables_of(self._pipeline, place_of(where, options))
 
