@@ -57,10 +57,11 @@ def index(
         ray: Index by many processes, one a core: on this machine, or on the Ray cluster with this address.
         device: Where to compute.
     """
+    from mrnn.library import is_list
     from mrnn.tasks.familiarity import GUESS
 
     folder = folder.expanduser()
-    photos = _open(library, model, device, rebuild, make=folder.exists())
+    photos = _open(library, model, device, rebuild, make=folder.is_dir() or is_list(folder))
     with bar("indexing") as advance:
         report = photos.index(
             folder,

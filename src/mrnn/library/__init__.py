@@ -4,7 +4,7 @@ from mrnn.library.base import IndexReport, Library, UnknownPhoto, default_librar
 from mrnn.library.place import place_of
 from mrnn.library.searching import Filters, Found
 from mrnn.library.tables import LibraryGone
-from mrnn.library.walk import Walk
+from mrnn.library.walk import Walk, is_list
 
 __all__ = [
     "Filters",
@@ -15,5 +15,6 @@ __all__ = [
     "UnknownPhoto",
     "Walk",
     "default_library",
+    "is_list",
     "place_of",
 ]

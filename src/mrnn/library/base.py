@@ -17,11 +17,10 @@ from mrnn.library.reading import Batch, Reader
 from mrnn.library.rows import file_row
 from mrnn.library.searching import SHORTLIST, Filters, Found
 from mrnn.library.tables import Tables, quote, tables_of
-from mrnn.library.walk import Listed, Walk, normal
+from mrnn.library.walk import Listed, Walk, is_list, normal
 from mrnn.pipeline import Pipeline
 from mrnn.threads import cores
 
-LISTS = (".txt", ".lst")
 # What may heal while the file stays as it is: permissions, drives, and formats that an extra opens.
 _LASTING = ("is damaged", "is empty", "has no pixels", "has a name")
 
@@ -119,7 +118,7 @@ class Library:
                 cluster cannot be reached, or not load the model.
         """
         folder = normal(folder)
-        listed = folder.is_file() and folder.suffix.lower() in LISTS
+        listed = is_list(folder)
         photos = Listed(folder, exclude) if listed else Walk(folder, exclude)
         if ray is None:
             reader = reading.in_this_process(self.pipeline, self.tables, threads or cores())

@@ -22,7 +22,7 @@ from mrnn.pipeline import Pipeline, load
 from mrnn.runtime.folder import BUNDLED
 from mrnn.threads import cores, limit_cores
 
-BATCH = 32  # files that a worker takes at once
+BATCH, LARGEST = 32, 128  # files that a worker takes at once, of few and of many: each batch costs the driver 3 ms
 VERSION = 4096  # files in a commit
 PATIENCE = 60.0  # seconds after which there is a commit of fewer
 
@@ -64,14 +64,15 @@ def _deal(
     assert pipeline.folder is not None
     model = pipeline.folder.name if pipeline.folder.parent == BUNDLED else str(pipeline.folder)
     claims = ray.remote(num_cpus=0)(Claims).remote(known)
-    dealt = [_dealt(number, files[i : i + BATCH]) for number, i in enumerate(range(0, len(files), BATCH))]
-    workers = min(int(ray.cluster_resources().get("CPU", 0)) or 1, len(dealt))
+    cpus = int(ray.cluster_resources().get("CPU", 0)) or 1
+    size = min(LARGEST, max(BATCH, len(files) // (64 * cpus)))
+    dealt = [_dealt(number, files[i : i + size]) for number, i in enumerate(range(0, len(files), size))]
     found = ray.data.from_arrow(dealt).map_batches(
         Worker,
         batch_size=None,
         batch_format="pyarrow",
         fn_constructor_args=(model, str(tables.place), tables.place.options, claims),
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        compute=ray.data.ActorPoolStrategy(size=min(cpus, len(dealt))),
         num_cpus=1,
     )
     waiting: list[dict[str, Any]] = []

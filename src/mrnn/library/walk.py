@@ -145,6 +145,11 @@ class Listed:
                 yield path, status
 
 
+def is_list(path: Path) -> bool:
+    """Whether a path is a text file that names photos (.txt, .lst)."""
+    return path.suffix.lower() in (".txt", ".lst") and path.is_file()
+
+
 def _matches(path: str, folder: Path, patterns: Sequence[str]) -> bool:
     below = os.path.relpath(path, folder).replace(os.sep, "/")
     return any(fnmatch(os.path.basename(path), pattern) or fnmatch(below, pattern) for pattern in patterns)  # noqa: PTH119
