@@ -27,7 +27,7 @@ def made_photos(folder: Path, n: int) -> list[Path]:
 
 def main() -> None:
     """Print photos a second of both bundled models, by either runtime, and of the plain way."""
-    network, _ = efficientnet_lite.load(2)
+    network = efficientnet_lite.load([2])
     with tempfile.TemporaryDirectory() as folder:
         paths = made_photos(Path(folder), 96)
 

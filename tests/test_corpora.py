@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mrnn.corpora import SPLITS, combine, read_corpora, read_corpus
-from mrnn.corpora.base import seeded_split
+from mrnn.corpora.base import photo_key, seeded_split
 from mrnn.corpora.sentences import read_sentences
 from mrnn.corpora.table import read_pairs
 
@@ -585,6 +585,34 @@ def test_a_short_number_is_flickrs_only_in_a_data_set_of_flickr(tmp_path):
     photos(tmp_path / "flickr", "36979.jpg")
     lines(tmp_path / "flickr" / "Flickr8k.token.txt", "36979.jpg#0\tA dog .")
     assert [photo.key for photo in read_corpus(tmp_path / "flickr").photos] == ["flickr:36979"]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("000000000009.webp", "coco:9"),
+        ("COCO_val2014_000000000009.jpeg", "coco:9"),
+        ("1000344755.png", "flickr:1000344755"),
+        ("1000268201_693b08cb0e.webp", "flickr:1000268201"),
+    ],
+)
+def test_a_photo_is_known_again_whatever_its_format(tmp_path, name, key):
+    assert photo_key(tmp_path / name) == key
+
+
+def test_nothing_is_held_out_of_a_data_set_beside_one_that_gives_a_dev_split(tmp_path):
+    names = [f"{i}.jpg" for i in range(40)]
+    for folder in ("whole", "given"):
+        photos(tmp_path / folder, *(f"{folder}{name}" for name in names))
+        splits = ["dev" if folder == "given" and i < 3 else "train" for i in range(40)]
+        rows = (f"{folder}{name},a dog,{split}" for name, split in zip(names, splits, strict=True))
+        lines(tmp_path / folder / "t.csv", "image,caption,split", *rows)
+    alone = read_corpus(tmp_path / "whole")
+    assert len(alone.split("dev")) == 2
+    both = read_corpora([tmp_path / "whole", tmp_path / "given"])
+    assert [photo.id for photo in both.split("dev")] == ["given0.jpg", "given1.jpg", "given2.jpg"]
+    assert len(both.split("train")) == 77
+    assert not any("held out" in note for note in both.report.notes)
 
 
 @pytest.mark.parametrize("where", ["", "images/", "images/x/"])

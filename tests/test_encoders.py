@@ -24,6 +24,7 @@ from mrnn.networks import alexnet, efficientnet_lite, load_encoder, located, mod
 from mrnn.networks.vgg import VGG
 
 LITE = [*(f"efficientnet_lite{n}" for n in range(3)), "efficientnet_lite2@320"]
+PAIR = "efficientnet_lite1+0@224"
 CHECKPOINT_NETWORKS = {"alexnet": alexnet.AlexNet, "vgg16": lambda: VGG(16)}
 HUGGINGFACE = ["clip", "siglip", "dinov2", "registers", "vit", "convnext"]
 
@@ -90,7 +91,7 @@ def spec_of(tmp_path_factory):
                 torch.save(small_state(network), folder / "weights.pth")
                 made[name] = f"{name}:{folder / 'weights.pth'}"
             else:
-                made[name] = name if name in LITE else huggingface_folder(name, folder)
+                made[name] = name if name in (*LITE, PAIR) else huggingface_folder(name, folder)
         return made[name]
 
     return spec
@@ -116,6 +117,7 @@ GRIDS = {
     "efficientnet_lite1": (8, 8, 1280),
     "efficientnet_lite2": (9, 9, 1280),
     "efficientnet_lite2@320": (10, 10, 1280),
+    PAIR: (7, 7, 2560),
     "alexnet": None,
     "vgg16": None,
     "clip": (4, 4, 32),
@@ -125,7 +127,14 @@ GRIDS = {
     "vit": (4, 4, 32),
     "convnext": (2, 2, 32),
 }
-WIDTHS = {**dict.fromkeys(LITE, 1280), "alexnet": 4096, "vgg16": 4096, "clip": 24, **dict.fromkeys(HUGGINGFACE[1:], 32)}
+WIDTHS = {
+    **dict.fromkeys(LITE, 1280),
+    PAIR: 2560,
+    "alexnet": 4096,
+    "vgg16": 4096,
+    "clip": 24,
+    **dict.fromkeys(HUGGINGFACE[1:], 32),
+}
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -257,9 +266,19 @@ def test_lite_networks_know_imagenet(encoder_of, name, variant):
     assert (features.pooled @ weight.T + bias).argmax() == {"chelsea": 285, "coffee": 967}[name]
 
 
+def test_networks_side_by_side_say_what_each_says_alone(encoder_of):
+    photo = noise()
+    both, alone = encoder_of(PAIR), ["efficientnet_lite1@224", "efficientnet_lite0"]
+    pixels = both.preprocessing(photo)[None]
+    apart = [load_encoder(name)(pixels) for name in alone]
+    found = both(pixels)
+    assert np.allclose(found.pooled, np.concatenate([f.pooled for f in apart], 1), atol=1e-5)
+    assert np.allclose(found.grid, np.concatenate([f.grid for f in apart], -1), atol=1e-4)
+
+
 @pytest.mark.parametrize("variant", range(3))
 def test_folding_batch_norms_changes_nothing(variant):
-    plain, _ = efficientnet_lite.load(variant)
+    plain = efficientnet_lite.load([variant])
     x = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         pooled, grid = plain(x)
@@ -318,6 +337,8 @@ def test_alexnet_has_the_published_layout():
         ("efficientnet_lite2@", "no encoder"),
         ("efficientnet_lite2@16", "no encoder"),
         ("efficientnet_lite2@20000", "no encoder"),
+        ("efficientnet_lite2+", "no encoder"),
+        ("efficientnet_lite2+3", "no encoder"),
         ("vgg11", "no encoder"),
         ("AlexNet", "no encoder"),
         ("huggingface", "name the model too"),

@@ -132,18 +132,18 @@ def test_contrastive_scores_are_first_order_scores():
         scores[:, j] = math.exp(0.7) * (a - b) / (2 * step)
     own = torch.arange(6)
     expected = torch.nn.functional.cross_entropy(scores, own) + torch.nn.functional.cross_entropy(scores.t(), own)
-    assert term(model, batch, image).item() == pytest.approx(expected.item() / 2, rel=1e-2)
+    assert term(model, batch, image, batch.images).item() == pytest.approx(expected.item() / 2, rel=1e-2)
 
 
 def test_sentences_of_one_image_are_not_told_apart():
     model, data = make("mrnn"), made_data(4)
     batch = Batch.of([[5, 6], [7]], [0, 0], VOCABULARY)
     image = model.encode_image(data.features[batch.images])
-    assert Contrastive()(model, batch, image).item() == pytest.approx(0, abs=1e-6)
+    assert Contrastive()(model, batch, image, batch.images).item() == pytest.approx(0, abs=1e-6)
     views = Batch.of([[5, 6], [7]], [2, 3], VOCABULARY)
     image = model.encode_image(data.features[views.images])
-    assert Contrastive(views=2)(model, views, image).item() == pytest.approx(0, abs=1e-6)
-    assert Contrastive()(model, views, image).item() > 1e-3
+    assert Contrastive(views=2)(model, views, image, views.images).item() == pytest.approx(0, abs=1e-6)
+    assert Contrastive()(model, views, image, views.images).item() > 1e-3
 
 
 def test_the_self_critical_gradient_raises_the_likely_reward():

@@ -26,7 +26,7 @@ from mrnn.cli.parsing import parse
 from mrnn.workshop import workshop
 
 if TYPE_CHECKING:
-    from mrnn.corpora import Photo
+    from mrnn.corpora import Corpus, Photo
     from mrnn.images import ImageError
     from mrnn.tasks.generation import Caption
 
@@ -206,9 +206,19 @@ def train(
     """Train a model by a recipe; the same command goes on with a run that was stopped."""
     from mrnn.corpora import read_corpora
 
-    device = _device(device)
     room = workshop("recipes.training")
     corpus = read_corpora(data)
+    with workshop("training.distributed").join(_device(device)) as world:
+        call = room.Call(typed_command(), cache, world.device, text=text, world=world)
+        if world.leads:
+            _say_device(device, world.device)
+            return _train_aloud(room, recipe, name, corpus, out, call)
+        room.train_recipe(name, recipe, corpus, out, call)
+        return 0
+
+
+def _train_aloud(room: Any, recipe: Any, name: str, corpus: "Corpus", out: Path, call: Any) -> int:
+    """Train, and tell of it; of several processes one does."""
     report(corpus)
     failed: set[str] = set()
 
@@ -220,7 +230,7 @@ def train(
     with encoding, training:
         encoded = encoding.enter_context(bar("encoding photos"))
         training_bar = _TrainingBar(training, encoding)
-        call = room.Call(typed_command(), cache, device, encoded, left_out, training_bar, say, text)
+        call = replace(call, on_features=encoded, on_errors=left_out, on_step=training_bar, on_note=say)
         pipeline = room.train_recipe(name, recipe, corpus, out, call)
     facts = pipeline.provenance["training"]
     print(f"{out}: dev perplexity {facts['dev_perplexity']:.3f} after epoch {facts['best_epoch']}")
@@ -257,7 +267,8 @@ def reproduce(
         raise Usage(f"no table {table!r}; there are {', '.join(room.TABLES)}")
     if not data:
         raise Usage("say where the data set is: --data DIR")
-    device = _device(device)
+    asked, device = device, _device(device)
+    _say_device(asked, device)
     corpus = read_corpora(data)
     report(corpus)
     weights = {name: path for name, path in (("alexnet", alexnet), ("vgg16", vgg16)) if path is not None}
@@ -286,18 +297,21 @@ def reproduce(
 
 
 def _device(name: str) -> str:
-    """PyTorch's device of a `--device`, `auto` resolved, and said if it is no processor; freed memory is kept."""
+    """PyTorch's device of a `--device`, `auto` resolved; freed memory is kept."""
     from mrnn.runtime import DeviceError
 
     room = workshop("models.devices")
     room.keep_memory()
     try:
-        found = room.torch_device(name)
+        return room.torch_device(name)
     except DeviceError as error:
         raise Usage(f"--device {name}: {error}") from None
-    if name == "auto" and found != "cpu":
+
+
+def _say_device(asked: str, found: str) -> None:
+    """Tell what `auto` has found, if it is no processor."""
+    if asked == "auto" and found != "cpu":
         say(f"device: {found}")
-    return found
 
 
 class _TrainingBar:

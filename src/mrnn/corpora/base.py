@@ -13,12 +13,14 @@ from pathlib import Path
 from mrnn.images import IMAGE_SUFFIXES, PhotoFile, StoredPhoto
 
 SPLITS = ("train", "dev", "test")
+_ENDING = r"\.(?:jpe?g|png|webp)"
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training", "restval", "trn"), "train"),
     **dict.fromkeys(("dev", "val", "valid", "validation"), "dev"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
 LONGEST = 10_000  # characters of a caption
+HELD_OUT = "no dev split is given: 1 in 20 train photos is held out"
 
 
 def is_text(text: str) -> bool:
@@ -96,11 +98,13 @@ class Corpus:
         name: Of the layout and folder, for people.
         photos: All that have a file and a caption.
         report: What was left out and why.
+        held_out: Ids of the train photos that make up dev, where the data set gives none.
     """
 
     name: str
     photos: tuple[Photo, ...]
     report: Report
+    held_out: frozenset[str] = frozenset()
 
     def split(self, name: str) -> list[Photo]:
         """The photos of a split.
@@ -162,9 +166,9 @@ def photo_key(path: PhotoFile, flickr: bool = False) -> str:
             `10001.jpg` too.
     """
     name = path.name
-    if match := re.fullmatch(r"(?:COCO_\w+_)?(\d{12})\.jpg", name):
+    if match := re.fullmatch(rf"(?:COCO_\w+_)?(\d{{12}}){_ENDING}", name):
         return f"coco:{int(match[1])}"
-    match = re.fullmatch(r"([1-9]\d{4,10})(_[0-9a-f]{10})?\.jpg", name)
+    match = re.fullmatch(rf"([1-9]\d{{4,10}})(_[0-9a-f]{{10}})?{_ENDING}", name)
     if match and (flickr or match[2] or len(match[1]) > 6):
         return f"flickr:{match[1]}"
     return str(path.resolve())
@@ -269,12 +273,13 @@ class CorpusBuilder:
             raise ValueError(f"{self.folder}: {self.name} layout, but no photo with a caption is left ({reasons})")
         if n := sum(not photo.split for photo in photos):
             self.report.notes.append(f"photos in no split: {n:,}")
+        held_out: set[str] = set()
         if not any(photo.split == "dev" for photo in photos):
-            self.report.notes.append("no dev split is given: 1 in 20 train photos is held out")
+            self.report.notes.append(HELD_OUT)
             draws = sorted((_draw(p.id, "dev"), p.id) for p in photos if p.split == "train")
             held_out = {photo_id for _, photo_id in draws[: max(1, len(draws) // 20)] if len(draws) > 1}
             photos = [replace(p, split="dev") if p.id in held_out else p for p in photos]
-        return Corpus(self.name, tuple(photos), self.report)
+        return Corpus(self.name, tuple(photos), self.report, frozenset(held_out))
 
     def _files(self) -> dict[str, PhotoFile | None]:
         """Every photo's file; a further name of a file (`./a.jpg`) leaves what it has to the first (`a.jpg`)."""
@@ -352,10 +357,22 @@ def _one_split_each(photos: Iterable[Photo], report: Report) -> list[Photo]:
     return kept
 
 
+def _whole(corpus: Corpus) -> Corpus:
+    """With what was held out as dev in train again."""
+    notes = [note for note in corpus.report.notes if note != HELD_OUT]
+    photos = (replace(p, split="train") if p.id in corpus.held_out else p for p in corpus.photos)
+    return replace(corpus, photos=tuple(photos), report=replace(corpus.report, notes=notes), held_out=frozenset())
+
+
 def combine(corpora: list[Corpus]) -> Corpus:
-    """Several data sets as one; a photo that is in dev or test of any of them is in no other split."""
+    """Several data sets as one; a photo that is in dev or test of any of them is in no other split.
+
+    What was held out as dev of one that gives none is trained on, if another gives one.
+    """
     if len(corpora) == 1:
         return corpora[0]
+    if not all(corpus.held_out for corpus in corpora):
+        corpora = [_whole(corpus) for corpus in corpora]
     report = Report()
     for corpus in corpora:
         for kind, n in corpus.report.counts.items():

@@ -103,7 +103,8 @@ class TunedMRNN(MRNN):
 
     def last_map(self, features: Float[Tensor, "N ..."]) -> Float[Tensor, "N D *cells"]:
         """What the tail makes of the stem's features."""
-        x = features if features.ndim != 4 else features.contiguous(memory_format=torch.channels_last)
+        x = features.float()  # many photos may be held in half precision
+        x = x if x.ndim != 4 else x.contiguous(memory_format=torch.channels_last)
         # Layers behind a flattened map want it whole.
         if self.training and x.ndim == 4 and not isinstance(self.tail[0], nn.Flatten):
             x = augment(x) if self.config.block == 0 else window(x)

@@ -15,6 +15,7 @@ ENCODERS = (
     "efficientnet_lite1",
     "efficientnet_lite2",
     "efficientnet_liteN@SIDE",
+    "efficientnet_liteN+N",
     "alexnet",
     "vgg16",
     "vgg19",
@@ -51,7 +52,8 @@ def load_encoder(spec: str) -> Encoder:
     """Load an encoder with its weights.
 
     Args:
-        spec: A name of `ENCODERS`. `efficientnet_lite2@320` is given photos with a side of 320 pixels. `alexnet` and
+        spec: A name of `ENCODERS`. `efficientnet_lite2@320` is given photos with a side of 320 pixels,
+            `efficientnet_lite1+2@288` is two networks side by side. `alexnet` and
             `vgg*` take a checkpoint file after a colon (`alexnet:FILE`; the published one is fetched without),
             `huggingface` a hub name or folder. Of `grid` and `boxes` see `encoders/regions.py`, of `stem` `split.py`.
 
@@ -64,8 +66,8 @@ def load_encoder(spec: str) -> Encoder:
         from mrnn.networks import efficientnet_lite
 
         if known := efficientnet_lite.parse(spec):
-            network, _ = efficientnet_lite.load(*known)
-            return torch_encoder(spec, network, network.preprocessing, 1280)
+            network = efficientnet_lite.load(*known)
+            return torch_encoder(spec, network, network.preprocessing, 1280 * len(known[0]))
     if name == "alexnet":
         from mrnn.networks import alexnet
 
@@ -127,7 +129,7 @@ def blank_network(name: str) -> nn.Module:
 
     kind, _, source = name.partition(":")
     if kind.startswith("efficientnet_lite") and (known := efficientnet_lite.parse(name)):
-        network: nn.Module = efficientnet_lite.EfficientNetLite(known[0], side=known[1])
+        network: nn.Module = efficientnet_lite.build(*known)
     elif kind == "alexnet":
         from mrnn.networks.alexnet import AlexNet
 

@@ -1,13 +1,15 @@
 """EfficientNet-Lite 0, 1 and 2 (Tan and Le 2019, arXiv 1905.11946; the Lite variants of 2020).
 
 Mobile inverted bottlenecks without squeeze-excite, ReLU6 throughout, TensorFlow's asymmetric "same" padding.
-Stem (32), head (1280), first and last stage are not scaled. The ImageNet weights come from pip packages.
+Stem (32), head (1280), first and last stage are not scaled. The ImageNet weights come from pip packages. Several
+variants may look at one photo side by side: what one misses, the other may see.
 
 Shapes: N images, C channels, H x W cells.
 """
 
 import math
 import re
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -121,6 +123,40 @@ class EfficientNetLite(nn.Module):
         return nn.Sequential(stem, *self._blocks, head)
 
 
+class SideBySide(nn.Module):
+    """Several networks that see the same photo, their features one after the other.
+
+    Args:
+        networks: Of one input side.
+    """
+
+    def __init__(self, networks: Sequence[EfficientNetLite]):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.preprocessing = networks[0].preprocessing
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of (N, 3, S, S) normalised photos: (N, K * 1280), and the maps (N, K * 1280, H, W) of the K networks."""
+        x = self.blocks()(x)
+        return x.mean((2, 3)), x
+
+    def blocks(self) -> nn.Sequential:
+        """All of them as one block, since theirs do not pair."""
+        return nn.Sequential(Beside([network.blocks() for network in self.networks]))  # ty: ignore[not-callable]
+
+
+class Beside(nn.Module):
+    """Modules of one input, whose maps stand one after the other."""
+
+    def __init__(self, parts: Sequence[nn.Module]):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of (N, C, H, W)."""
+        return torch.cat([part(x) for part in self.parts], 1)
+
+
 def _round_channels(channels: float) -> int:
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded
@@ -140,15 +176,28 @@ def weights_file(variant: int) -> Path:
     return Path(getattr(module, f"EfficientnetLite{variant}ModelFile").get_model_file_path())
 
 
-def parse(name: str) -> tuple[int, int | None] | None:
-    """Variant and side of `efficientnet_liteN` or `efficientnet_liteN@SIDE` (32 to 999); None if it is neither."""
-    match = re.fullmatch(r"efficientnet_lite([012])(?:@(3[2-9]|[4-9]\d|[1-9]\d\d))?", name)
-    return match and (int(match[1]), int(match[2]) if match[2] else None)
+def parse(name: str) -> tuple[tuple[int, ...], int | None] | None:
+    """Variants and side of `efficientnet_liteN`, `efficientnet_liteN+N` or either `@SIDE` (32 to 999); else None."""
+    match = re.fullmatch(r"efficientnet_lite([012](?:\+[012])*)(?:@(3[2-9]|[4-9]\d|[1-9]\d\d))?", name)
+    return match and (tuple(map(int, match[1].split("+"))), int(match[2]) if match[2] else None)
 
 
-def load(variant: int, side: int | None = None) -> tuple[EfficientNetLite, Path]:
-    """The network with its ImageNet weights, and the file they came from."""
-    path = weights_file(variant)
-    network = EfficientNetLite(variant, side=side)
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True), strict=True)
-    return network.eval(), path
+def build(variants: Sequence[int], side: int | None = None) -> EfficientNetLite | SideBySide:
+    """The network of a name, with weights of no meaning.
+
+    Args:
+        variants: One, or several that stand side by side.
+        side: Of the input; the largest that one of them was trained with if None.
+    """
+    side = side or max(VARIANTS[variant][2] for variant in variants)
+    networks = [EfficientNetLite(variant, side=side) for variant in variants]
+    return networks[0] if len(networks) == 1 else SideBySide(networks)
+
+
+def load(variants: Sequence[int], side: int | None = None) -> EfficientNetLite | SideBySide:
+    """The network with its ImageNet weights."""
+    network = build(variants, side)
+    parts = [network] if isinstance(network, EfficientNetLite) else network.networks
+    for part, variant in zip(parts, variants, strict=True):
+        part.load_state_dict(torch.load(weights_file(variant), map_location="cpu", weights_only=True), strict=True)
+    return network.eval()

@@ -28,6 +28,7 @@ from mrnn.pipeline import Pipeline, load
 from mrnn.recipes.recipe import Recipe, before
 from mrnn.text import Vocabulary, tokenise
 from mrnn.training import CaptionData, Progress, train
+from mrnn.training.distributed import ALONE, World
 from mrnn.training.loop import dev_perplexity, in_use, log_frequencies
 from mrnn.training.tensorboard import with_tensorboard
 from mrnn.training.warm_start import warm_start
@@ -51,6 +52,7 @@ class Call:
         text: Files of captions without photos, which are learned at the mean image. Those of photos that the corpus
             holds out are left out. A model with class words learns their words too; to others they are unknown. Of a
             recipe that comes after another, the first learns them.
+        world: The processes that train together, of which the lead alone writes.
     """
 
     command: str = ""
@@ -61,6 +63,7 @@ class Call:
     on_step: Callable[[dict[str, Any]], None] = lambda record: None
     on_note: Callable[[str], None] = lambda note: None
     text: Sequence[Path] = ()
+    world: World = ALONE
 
 
 def train_recipe(name: str, recipe: Recipe, corpus: Corpus, out: Path, call: Call | None = None) -> Pipeline:
@@ -90,8 +93,9 @@ def train_recipe(name: str, recipe: Recipe, corpus: Corpus, out: Path, call: Cal
     run = _identity(recipe, encoder, corpus, data, dev, text, start)
     progress = _fit(recipe, model, vocabulary, data, dev, out, run, start, call)
     pipeline = _pipeline(name, recipe, model, vocabulary, encoder, splits["train"], corpus, progress, call)
-    for note in save(pipeline, out):
-        call.on_note(note)
+    if call.world.leads:
+        for note in save(pipeline, out):
+            call.on_note(note)
     return pipeline
 
 
@@ -134,7 +138,8 @@ def _start(name: str, recipe: Recipe, corpus: Corpus, out: Path, call: Call) -> 
 def _features(corpus: Corpus, encoder: Encoder, call: Call) -> dict[str, Split]:
     """Of the photos to train on, and of those that choose."""
     cache = FeatureCache(encoder, call.cache_folder)
-    splits = {split: encode_split(corpus, split, cache, call.on_features) for split in ("train", "dev")}
+    with call.world.lead_first():
+        splits = {split: encode_split(corpus, split, cache, call.on_features) for split in ("train", "dev")}
     call.on_errors([error for split in splits.values() for error in split.errors])
     return splits
 
@@ -170,7 +175,9 @@ def _captions(
     mirrored = None
     if recipe.mirror:
         paths = [photo.path for photo in splits["train"].photos]
-        rows, _, _ = FeatureCache(encoder, call.cache_folder, mirror=True).features(paths, call.on_features)
+        cache = FeatureCache(encoder, call.cache_folder, mirror=True)
+        with call.world.lead_first():
+            rows, _, _ = cache.features(paths, call.on_features)
         mirrored = rows.astype(np.float32)
     data, dev = caption_data(splits["train"], vocabulary, mirrored), caption_data(splits["dev"], vocabulary)
     if sentences:
@@ -244,17 +251,19 @@ def _fit(
     """Learn, by the training loop or however the model does."""
     if start is not None:
         _warm(recipe, model, vocabulary, data, start, call)
-    on_step = with_tensorboard(out, call.on_step) if model.trained_by_gradient else call.on_step
+    writes = model.trained_by_gradient and call.world.leads
+    on_step = with_tensorboard(out, call.on_step) if writes else call.on_step
 
     def loop() -> Progress:
         assert isinstance(model, NeuralLanguageModel)
-        return train(model, vocabulary, data, dev, recipe.training, out, run, on_step, fresh=start is None)
+        return train(model, vocabulary, data, dev, recipe.training, out, run, on_step, start is None, call.world)
 
     progress = model.fit(data.sentences, vocabulary, loop)
     if progress is None:
         value = dev_perplexity(in_use(model, dev), vocabulary, dev)
         return Progress("", epoch=1, best_perplexity=value, best_epoch=1, finished=True)
-    draw_training(out / "log.jsonl", out / "curves.png")
+    if writes:
+        draw_training(out / "log.jsonl", out / "curves.png")
     return progress
 
 
@@ -303,6 +312,7 @@ def _pipeline(
         "dev_perplexity": progress.best_perplexity,
         "best_epoch": progress.best_epoch,
         "steps": progress.step,
+        "processes": call.world.size,
     }
     return Pipeline(
         runtime,

@@ -53,12 +53,20 @@ class Batch:
             targets[row, n] = vocabulary.end
         return cls(inputs, targets, torch.tensor(images, dtype=torch.long), weights)
 
+    @property
+    def tokens(self) -> int:
+        """Real tokens of all sentences, end signs included."""
+        return int((self.targets != IGNORED).sum())
+
+    def rows(self, part: slice) -> "Batch":
+        """Some of its sentences."""
+        weights = None if self.weights is None else self.weights[part]
+        return Batch(self.inputs[part], self.targets[part], self.images[part], weights)
+
     def split(self, size: int) -> Iterator["Batch"]:
         """The batch in parts of at most `size` sentences."""
         for start in range(0, len(self.images), size):
-            part = slice(start, start + size)
-            weights = None if self.weights is None else self.weights[part]
-            yield Batch(self.inputs[part], self.targets[part], self.images[part], weights)
+            yield self.rows(slice(start, start + size))
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""

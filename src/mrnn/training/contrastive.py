@@ -7,15 +7,16 @@ each sentence should score its own image above the others', and each image its o
 
 b0 is the batch's mean image, and tau is learned. Sentences of one image are not told apart.
 
-Shapes: B batch, R real tokens, V vocabulary, M multimodal width.
+Shapes: B batch, P of its sentences that are this rank's, R real tokens, V vocabulary, M multimodal width.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mrnn.models import NeuralLanguageModel
 from mrnn.training.batch import Batch, real_tokens
+from mrnn.training.distributed import ALONE, World
 
 
 class Contrastive(nn.Module):
@@ -23,33 +24,41 @@ class Contrastive(nn.Module):
 
     Args:
         views: Rows of features an image.
+        world: Who else has a part of each batch; every sentence is told from those of all ranks.
     """
 
-    def __init__(self, views: int = 1):
+    def __init__(self, views: int = 1, world: World = ALONE):
         super().__init__()
-        self.views = views
+        self.views, self.world = views, world
         self.log_scale = nn.Parameter(torch.zeros(()))
 
-    def forward(self, model: NeuralLanguageModel, batch: Batch, image: Float[Tensor, "B M"]) -> Float[Tensor, ""]:
-        """Mean of the two cross-entropies, in nats.
+    def forward(
+        self, model: NeuralLanguageModel, batch: Batch, image: Float[Tensor, "P M"], images: Int[Tensor, " B"]
+    ) -> Float[Tensor, ""]:
+        """Mean of the two cross-entropies, in nats, over all ranks; the gradient is this rank's share.
 
         Args:
             model: In training mode.
-            batch: B sentences.
+            batch: This rank's P sentences.
             image: What `model.encode_image` gave of each sentence's image.
+            images: Which image each of all ranks' B sentences belongs to.
         """
-        centre = image.mean(0)
+        every_image = self.world.gather(image, len(images))
+        centre = every_image.mean(0)
         # A leaf, as the gradient is taken there; where it lies moves slowly enough to be held still.
         at = centre.detach().expand(len(image), -1).contiguous().requires_grad_()
-        text, images, targets = real_tokens(model, batch, at)
+        text, spread, targets = real_tokens(model, batch, at)
         weight, bias = model.softmax_layer()
-        hidden = model.fuse(text, images)
+        hidden = model.fuse(text, spread)
         p = nn.functional.linear(hidden, weight, bias).float().softmax(-1)
         # The gradient of the log-likelihood in the hidden units, written out: half the passes over (R, V).
         raise_hidden = weight[targets] - nn.functional.linear(p, weight.t())
         (q,) = torch.autograd.grad(hidden, at, raise_hidden.to(hidden), create_graph=True)
-        scores = self.log_scale.exp() * (q.float() @ (image - centre).float().t())
-        photos = batch.images // self.views
+        every_q = self.world.gather(q.float(), len(images))
+        # All ranks compute the same scores of it, so one alone tells how it should change.
+        scale = self.log_scale.exp() if self.world.leads else self.log_scale.exp().detach()
+        scores = scale * (every_q @ (every_image - centre).float().t())
+        photos = images // self.views
         same = photos[:, None] == photos
         same.fill_diagonal_(False)
         scores = scores.masked_fill(same, -torch.inf)

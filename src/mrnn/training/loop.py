@@ -26,9 +26,9 @@ from mrnn.runtime import Runtime
 from mrnn.tasks.generation import GenerationConfig, generate
 from mrnn.tasks.likelihood import log_likelihood_of, perplexity
 from mrnn.text import Vocabulary
-from mrnn.training.batch import IGNORED
 from mrnn.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from mrnn.training.data import CaptionData, references
+from mrnn.training.distributed import ALONE, World
 from mrnn.training.objective import Cost, Objective, ObjectiveConfig
 
 LOG_EVERY = 25
@@ -40,7 +40,7 @@ class TrainingConfig:
 
     Args:
         epochs: At most.
-        batch: Sentences a step.
+        batch: Sentences a step, of all processes together.
         optimizer: AdamW, or SGD with momentum .9.
         learning_rate: At the schedule's peak.
         schedule: `one-cycle` rises linearly over `warmup` and falls as a cosine to 0; `constant` stays.
@@ -49,7 +49,8 @@ class TrainingConfig:
         together: Put all captions of an image into one batch, so that a CNN sees it once an epoch.
         weight_decay: Decoupled, AdamW's.
         clip: Largest norm of the gradient.
-        accumulate: Parts a step's batch is cut into, one after the other, to hold less at a time.
+        accumulate: Parts a step's batch is cut into, one after the other, to hold less at a time; the processes of a
+            distributed training share each of them.
         average: Share that the running average of the weights keeps a step, such as .999; dev is measured, and the
             best weights are taken, of the average. 0 for none.
         choose: What is best on dev: the lowest perplexity, or the highest CIDEr of captions by beam search.
@@ -120,6 +121,7 @@ def train(
     run: dict[str, Any] | None = None,
     on_step: Callable[[dict[str, Any]], None] = lambda record: None,
     fresh: bool = True,
+    world: World = ALONE,
 ) -> Progress:
     """Train a model, or go on with a run that was stopped, and leave it with its best weights.
 
@@ -133,9 +135,10 @@ def train(
         run: What else tells this run from others (recipe, data, encoder).
         on_step: Called with every record of the log.
         fresh: Whether the features' mean and deviation and the output bias are to be taken from the data.
+        world: The processes that train together, all of which call this with the same arguments.
 
     Raises:
-        ValueError: The loss is not finite, or `out` holds another run.
+        ValueError: The loss is not finite, `out` holds another run, or the processes do not see the same files.
     """
     out.mkdir(parents=True, exist_ok=True)
     device = next(model.parameters()).device
@@ -143,7 +146,7 @@ def train(
     if fresh:
         model.fit_features(data.features.to(device))
         model.set_output_bias(log_frequencies(data, vocabulary).to(device))
-    objective = Objective(config.objective, vocabulary, data).to(device)
+    objective = Objective(config.objective, vocabulary, data, world).to(device)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.average)) if config.average else None
     measured: NeuralLanguageModel = model if average is None else average.module  # ty: ignore[invalid-assignment]
     trained = torch.nn.ModuleDict({"model": model, "objective": objective})
@@ -154,16 +157,24 @@ def train(
     progress = Progress(hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest())
     best: dict[str, Tensor] = {}
     checkpoint = out / "checkpoint.safetensors"
-    for file in (checkpoint, out / "log.jsonl"):
-        remove_leftovers(file)
+    if world.leads:
+        for file in (checkpoint, out / "log.jsonl"):
+            remove_leftovers(file)
     if checkpoint.exists():
         progress, best = load_checkpoint(checkpoint, progress.run, trained, optimizer)
-    log = _Log(out / "log.jsonl", progress.step, on_step)
+    if not world.agree(int(progress.run[:15], 16), progress.step):
+        raise ValueError(
+            f"{out}: the processes do not see the same data, features or checkpoint; "
+            "--data, --out and --cache must lie where all machines find them"
+        )
+    world.share_weights(trained)
+    log = _Log(out / "log.jsonl", progress.step, on_step, world.leads)
     steps_per_epoch = data.steps(config.batch, config.together)
     steps = config.epochs * steps_per_epoch
     features = data.features.to(device)
     dev_cider = _DevCIDEr(dev, vocabulary) if config.choose == "cider" else None
     while not progress.finished:
+        world.draw_anew(config.seed, progress.epoch)
         model.train()
         meter = _Meter()
         batches = data.batches(
@@ -173,20 +184,21 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * learning_rate(config, progress.step, steps)
             optimizer.zero_grad(set_to_none=True)
-            tokens = int((batch.targets != IGNORED).sum())
+            tokens = batch.tokens
             for part in batch.to(device).split(math.ceil(len(batch.images) / config.accumulate)):
                 with autocast(config.precision, device):
                     cost = objective(model, part, features)
                 # The mean over the step's tokens, a part at a time.
                 (cost.total * (cost.tokens / tokens)).backward()
                 meter.add(cost)
+            world.add_gradients([*model.parameters(), *objective.parameters()])
             torch.nn.utils.clip_grad_norm_(trained.parameters(), config.clip)
             optimizer.step()
             if average is not None:
                 average.update_parameters(model)
             progress.step += 1
             if progress.step % LOG_EVERY == 0 or progress.step % steps_per_epoch == 0:
-                means = meter.means()
+                means = meter.means(world)
                 if not all(map(math.isfinite, means.values())):
                     raise _not_finite("loss", progress.step, progress.epoch + 1)
                 log.write(
@@ -201,15 +213,16 @@ def train(
         model.eval()
         measured.eval()
         at_use = in_use(measured, dev)
-        score = dev_perplexity(at_use, vocabulary, dev)
+        score = world.told(lambda at_use=at_use: dev_perplexity(at_use, vocabulary, dev))
         if not math.isfinite(score):
             raise _not_finite("dev perplexity", progress.step, progress.epoch)
         for name, tensor in model.state_dict().items():
             if not tensor.isfinite().all():
                 raise _not_finite(f"weight {name}", progress.step, progress.epoch)
+        assert world.agree_on_weights(trained), f"after step {progress.step} the processes hold other weights"
         figures = {"dev_perplexity": round(score, 4)}
         if dev_cider is not None:
-            figures["dev_cider"] = round(dev_cider(at_use), 4)
+            figures["dev_cider"] = round(world.told(lambda at_use=at_use: dev_cider(at_use)), 4)
         log.write(epoch=progress.epoch, step=progress.step, steps=steps, **figures)
         worth = -score if dev_cider is None else figures["dev_cider"]
         if worth > progress.best:
@@ -217,7 +230,9 @@ def train(
             best = {name: tensor.detach().clone() for name, tensor in measured.state_dict().items()}
         waited = progress.epoch - progress.best_epoch
         progress.finished = progress.epoch == config.epochs or waited >= config.patience
-        save_checkpoint(checkpoint, progress, trained, optimizer, best)
+        if world.leads:
+            save_checkpoint(checkpoint, progress, trained, optimizer, best)
+        world.wait()  # no process is ahead of what a restart would find
     model.load_state_dict(best)
     model.eval()
     return progress
@@ -239,12 +254,14 @@ class _Meter:
     def add(self, cost: Cost) -> None:
         self.costs.append(cost)
 
-    def means(self) -> dict[str, float]:
-        """Bits a token, the other terms a step, and tokens a second."""
-        tokens = sum(cost.tokens for cost in self.costs)
-        means = {"bits": round(sum(float(cost.bits) for cost in self.costs) / tokens, 4)}
-        for name in self.costs[0].terms:
-            means[name] = round(sum(float(cost.terms[name]) for cost in self.costs) / len(self.costs), 4)
+    def means(self, world: World) -> dict[str, float]:
+        """Bits a token, the other terms a step, and tokens a second, over all ranks."""
+        tokens, names = sum(cost.tokens for cost in self.costs), list(self.costs[0].terms)
+        sums = [sum(float(cost.terms[name]) for cost in self.costs) for name in names]
+        bits, *sums = world.add(sum(float(cost.bits) for cost in self.costs), *sums)
+        means = {"bits": round(bits / tokens, 4)}
+        for name, total in zip(names, sums, strict=True):
+            means[name] = round(total / (len(self.costs) * world.size), 4)
         return {**means, "tokens_per_second": round(tokens / (time.perf_counter() - self.clock))}
 
 
@@ -298,15 +315,19 @@ def _step(line: str) -> float:
 
 
 class _Log:
-    """`log.jsonl`: a record a line; what lies after the checkpoint is cut off when a run goes on."""
+    """`log.jsonl`, the lead's: a record a line; what lies after the checkpoint is cut off when a run goes on."""
 
-    def __init__(self, path: Path, step: int, on_step: Callable[[dict[str, Any]], None]):
-        self._path, self._on_step = path, on_step
+    def __init__(self, path: Path, step: int, on_step: Callable[[dict[str, Any]], None], leads: bool):
+        self._path, self._on_step, self._leads = path, on_step, leads
+        if not leads:
+            return
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step(line) <= step]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
 
     def write(self, **record: Any) -> None:
+        if not self._leads:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         self._on_step(record)

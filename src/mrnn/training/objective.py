@@ -20,6 +20,7 @@ from mrnn.training.agreement import agreement_weights
 from mrnn.training.batch import IGNORED, Batch, real_tokens
 from mrnn.training.contrastive import Contrastive
 from mrnn.training.data import CaptionData
+from mrnn.training.distributed import ALONE, World
 from mrnn.training.self_critical import SelfCritical
 from mrnn.training.softmax import Softmax, cross_entropy
 
@@ -79,10 +80,10 @@ class Cost:
     """What a batch costs.
 
     Args:
-        total: To be minimised.
-        bits: Of all real tokens together, each as much as its sentence counts.
-        tokens: Their number.
-        terms: The other terms, as they are before their weights.
+        total: To be minimised: this rank's share, whose gradients add up over the ranks to those of the batch's cost.
+        bits: Of all real tokens of this rank's sentences, each as much as its sentence counts.
+        tokens: How many the batch has, over all ranks.
+        terms: The other terms, as they are before their weights, of which the ranks' mean is the batch's.
     """
 
     total: Float[Tensor, ""]
@@ -98,14 +99,15 @@ class Objective(nn.Module):
         config: The weights.
         vocabulary: The model's.
         data: What is trained on, whose captions are the references of the self-critical term.
+        world: Who else computes a part of each batch.
     """
 
-    def __init__(self, config: ObjectiveConfig, vocabulary: Vocabulary, data: CaptionData):
+    def __init__(self, config: ObjectiveConfig, vocabulary: Vocabulary, data: CaptionData, world: World = ALONE):
         super().__init__()
-        self.config = config
+        self.config, self.world = config, world
         # How much each sentence counts; None if all count the same.
         self.sentence_weights = agreement_weights(data, vocabulary, config.agreement) if config.agreement else None
-        self.contrastive = Contrastive(data.views) if config.contrastive else None
+        self.contrastive = Contrastive(data.views, world) if config.contrastive else None
         self.self_critical = SelfCritical(vocabulary, data, config.samples) if config.self_critical else None
 
     def forward(self, model: NeuralLanguageModel, batch: Batch, features: Float[Tensor, "N ..."]) -> Cost:
@@ -113,28 +115,30 @@ class Objective(nn.Module):
 
         Args:
             model: In training mode.
-            batch: Sentences, with the rows of their images.
+            batch: Sentences of all ranks, with the rows of their images.
             features: Of all images.
         """
         c = self.config
-        rows, of = batch.images.unique(return_inverse=True)
+        own, tokens = batch.rows(self.world.part(len(batch.images))), batch.tokens
+        share = own.tokens / tokens
+        rows, of = own.images.unique(return_inverse=True)
         features = features[rows]
         image = model.encode_image(features)[of]
         total = image.new_zeros(())
-        step_bits, tokens = total, int((batch.targets >= 0).sum())
+        own_bits = total
         if c.likelihood:
-            step_bits, tokens = bits(model, batch, image, c)
-            total = total + c.likelihood * step_bits / tokens
+            own_bits, _ = bits(model, own, image, c)
+            total = total + c.likelihood * own_bits / tokens
         terms = {}
-        if self.contrastive is not None:
-            terms["contrastive"] = self.contrastive(model, batch, image)
+        if self.contrastive is not None:  # of all ranks' sentences already
+            terms["contrastive"] = self.contrastive(model, own, image, batch.images)
             total = total + c.contrastive * terms["contrastive"]
         if self.self_critical is not None:
             loss, terms["reward"] = self.self_critical(model, rows.tolist(), features)
-            total = total + c.self_critical * loss
+            total = total + share * c.self_critical * loss
         if c.l2:
-            total = total + c.l2 * squared_norm(model)
-        return Cost(total, step_bits.detach(), tokens, {name: term.detach() for name, term in terms.items()})
+            total = total + share * c.l2 * squared_norm(model)
+        return Cost(total, own_bits.detach(), tokens, {name: term.detach() for name, term in terms.items()})
 
 
 def bits(
