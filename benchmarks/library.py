@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import lance
 import numpy as np
 import pyarrow as pa
 from PIL import Image
@@ -82,8 +83,9 @@ def fill(library: Library, photos: int) -> None:
             {"path": f"/photos/{hash[-2:]}/{hash}.jpg", "size": 0, "time": 0, "hash": hash, "error": ""}
             for hash in hashes
         ]
-        tables.append("contents", pa.table(columns, schema=tables.schemas["contents"]))
-        tables.add("files", files)
+        contents = pa.table(columns, schema=tables.schemas["contents"])
+        lance.write_dataset(contents, tables.place.uri("contents.lance"), mode="append")
+        tables.commit("files", tables.write("files", files))
 
 
 def made(folder: Path, photos: int) -> None:
@@ -168,7 +170,10 @@ def main() -> None:
             os.link(folder / "0.jpg", folder / f"{i}.jpg")
         library = Library(Path(place) / "two", pipe)
         fill(library, 1)
-        library.tables.add("files", [file_row(path, status, hash="0" * 64) for path, status in Walk(folder)])
+        files = [
+            {**file_row(path, status.st_size, status.st_mtime_ns), "hash": "0" * 64} for path, status in Walk(folder)
+        ]
+        library.tables.commit("files", library.tables.write("files", files))
         clock = time.perf_counter()
         assert library.index(folder).unchanged == UNCHANGED
         print(

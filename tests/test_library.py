@@ -23,7 +23,7 @@ from mrnn.cli import main
 from mrnn.draw import draw_sheet
 from mrnn.encoders.proposals import Proposals, Proposer
 from mrnn.encoders.regions import BoxRegions
-from mrnn.library import Filters, Library, LibraryGone, Walk, base
+from mrnn.library import Filters, Library, LibraryGone, Walk, reading
 from mrnn.library.tables import vectors as base_vectors
 from mrnn.models import MRNNRegions, RegionsConfig
 from mrnn.models.hand import TorchRuntime
@@ -77,20 +77,20 @@ def counts(report) -> tuple[int, int, int, int]:
 
 def test_only_what_changed_is_read_again(library, photos, monkeypatch):
     assert counts(library.index(photos)) == (4, 0, 0, 0)
-    monkeypatch.setattr(base, "read_file", None)  # nothing may be read
+    monkeypatch.setattr(reading, "read_file", None)  # nothing may be read
     assert counts(library.index(photos)) == (0, 0, 0, 4)
     monkeypatch.undo()
     (photos / "red.jpg").rename(photos / "crimson.jpg")
     (photos / "blue.jpg").unlink()
     photo(photos / "deep" / "er" / "green.jpg", "yellow", 77)
     photo(photos / "violet.png", "blue", 5)
-    encode, encoded = base.encode, []
+    encode, encoded = reading.encode, []
 
     def counting(pipe, fresh):
         encoded.append(len(fresh))
         return encode(pipe, fresh)
 
-    monkeypatch.setattr(base, "encode", counting)
+    monkeypatch.setattr(reading, "encode", counting)
     assert counts(library.index(photos)) == (2, 1, 2, 1)
     assert encoded == [2], "the renamed photo is known by its content"
     assert len(library) == 4
@@ -98,7 +98,7 @@ def test_only_what_changed_is_read_again(library, photos, monkeypatch):
 
 
 def test_photos_renamed_one_onto_the_next_keep_their_own_rows(library, tmp_path, monkeypatch):
-    monkeypatch.setattr("mrnn.library.base.BATCH", 2)
+    monkeypatch.setattr("mrnn.library.reading.BATCH", 2)
     folder = tmp_path / "numbered"
     for i in range(6):
         photo(folder / f"{i}.jpg", list(COLOURS)[i % 4], i)
@@ -352,8 +352,8 @@ def test_the_verbs(mrnn, photos, tmp_path, monkeypatch):
 
 # Batches of 16 photos, so that a few are many.
 FEW = """
-import mrnn.library.base
-mrnn.library.base.BATCH = 16
+import mrnn.library.reading
+mrnn.library.reading.BATCH = 16
 from mrnn.cli import main
 raise SystemExit(main())
 """
@@ -451,13 +451,13 @@ def test_errors_that_may_have_healed_are_tried_again(library, photos, monkeypatc
     bad.write_bytes((photos / "red.jpg").read_bytes()[:300])
     odd.write_bytes(b"of a format that an extra opens")
     assert len(library.index(photos).errors) == 2
-    read, tried = base.read_file, []
+    read, tried = reading.read_file, []
 
-    def counting(pipe, path, *rest):
-        tried.append(Path(path).name)
-        return read(pipe, path, *rest)
+    def counting(pipe, file, known):
+        tried.append(Path(file["path"]).name)
+        return read(pipe, file, known)
 
-    monkeypatch.setattr(base, "read_file", counting)
+    monkeypatch.setattr(reading, "read_file", counting)
     assert len(library.index(photos).errors) == 2
     assert tried == ["odd.jpg"]
     tried.clear()
@@ -477,6 +477,26 @@ def test_what_is_no_photo_of_yours_is_passed_over_and_counted(library, photos):
     assert report.passed["hidden files"] == 1
     assert report.passed["excluded folders"] == report.passed["excluded files"] == 1
     assert any(kind.startswith("CR2 photos, which need an extra") for kind in report.passed)
+
+
+def test_a_list_says_what_is_read_and_takes_nothing_out(library, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(photos)
+    listed = tmp_path / "photos.txt"
+    listed.write_text(f"red.jpg\n\n{photos / 'deep/er/green.jpg'}\nred.jpg\nnothing.jpg\ndeep\n")
+    report = library.index(listed)
+    assert counts(report) == (2, 0, 0, 0)
+    assert sorted((Path(e.name).name, e.reason) for e in report.errors) == [
+        ("deep", "is no file; a list names photos"),
+        ("nothing.jpg", "cannot be read (No such file or directory)"),
+    ]
+    (photos / "red.jpg").unlink()
+    listed.write_text("blue.jpg\n")
+    assert counts(library.index(listed, exclude=["*.png"], prune=True)) == (1, 0, 0, 0)
+    assert len(library) == 3
+    assert library.index(listed, exclude=["blue*"]).passed == {"excluded files": 1}
+    (photos / "blue.jpg").rename(photos / "azure.jpg")
+    listed.write_text("azure.jpg\n")
+    assert counts(library.index(listed)) == (0, 1, 1, 0)
 
 
 def test_a_second_writer_says_for_whom_it_waits(library, photos):
@@ -541,7 +561,7 @@ def test_a_library_of_the_first_format_is_taken_over(pipe, photos, tmp_path, mon
     old = tmp_path / "old"
     lance.write_dataset(pa.Table.from_pylist(rows, schema=schema), old / "photos.lance")
     (old / "library.json").write_text(json.dumps({**library.tables.identity, "format": 1}))
-    monkeypatch.setattr(base, "encode", None)  # no photo is encoded again
+    monkeypatch.setattr(reading, "encode", None)  # no photo is encoded again
     taken = Library(old, pipe)
     assert [(f.id, f.path, f.caption) for f in taken.search("a square")] == [(f.id, f.path, f.caption) for f in found]
     assert not (old / "photos.lance").exists()
@@ -615,8 +635,10 @@ def test_a_large_library_is_searched_through_an_index_that_grows_with_it(library
         vectors = rng.standard_normal((len(hashes), tables.width)).astype(np.float16)
         photo = {"taken": "2020-01-01T00:00:00", "width": 1, "height": 1, "thumbnail": b"", "captions": ["a"]}
         photo["likelihoods"] = [0.0]
-        tables.add("contents", [{"hash": h, "image": v, **photo} for h, v in zip(hashes, vectors, strict=True)])
-        tables.add("files", [{"path": h, "size": 0, "time": 0, "hash": h, "error": ""} for h in hashes])
+        rows = [{"hash": h, "image": v, **photo} for h, v in zip(hashes, vectors, strict=True)]
+        files = [{"path": h, "size": 0, "time": 0, "hash": h, "error": ""} for h in hashes]
+        tables.commit("contents", tables.write("contents", rows))
+        tables.commit("files", tables.write("files", files))
 
     add(0, 900)
     tables.tidy()

@@ -1,6 +1,7 @@
 import pytest
 
-from mrnn.threads import cores, each
+from mrnn import threads
+from mrnn.threads import cores, each, limit_cores
 
 
 @pytest.mark.parametrize("threads", [1, 3, 100])
@@ -32,3 +33,12 @@ def test_an_error_is_raised_where_its_item_stands():
 
 def test_there_is_a_core():
     assert cores() >= 1
+
+
+def test_one_of_many_processes_uses_fewer_cores(monkeypatch):
+    before = cores()
+    monkeypatch.setattr(threads, "_most", None)
+    limit_cores(1)
+    assert cores() == 1
+    limit_cores(before + 1)
+    assert cores() == before

@@ -5,10 +5,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+_most: int | None = None
+
 
 def cores() -> int:
     """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return there if _most is None else min(_most, there)
+
+
+def limit_cores(most: int) -> None:
+    """Use no more cores from now on, as one of many processes on a machine."""
+    global _most
+    _most = most
 
 
 def each(items: Iterable, work: Callable, threads: int) -> Iterator:

@@ -8,21 +8,23 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from mrnn.cli.console import Device, Json, Usage, as_json, bar, open_model, say, warn
 
-Place = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: your data folder, or $MRNN_LIBRARY)")]
+Place = Annotated[
+    str | None, arg(metavar="DIR|s3://...", help_behavior_hint="(default: your data folder, or $MRNN_LIBRARY)")
+]
 
 
 def _open(
-    library: Path | None, model: str, device: str, rebuild: bool = False, make: bool = False, searched: bool = False
+    library: str | None, model: str, device: str, rebuild: bool = False, make: bool = False, searched: bool = False
 ):
-    from mrnn.library import Library, default_library
+    from mrnn.library import Library, default_library, place_of
 
-    place = library.expanduser() if library is not None else default_library()
-    if not make and not (place / "library.json").is_file():
+    place = place_of(library or default_library())
+    if not make and not place.has("library.json"):
         raise ValueError(f"{place}: there is no photo library; run mrnn index FOLDER first")
     pipeline = open_model(model, device)
     if searched:
         pipeline.model.prepare("search")
-    return Library(place, pipeline, rebuild)
+    return Library(str(place), pipeline, rebuild)
 
 
 def _waiting(who: str) -> None:
@@ -30,7 +32,7 @@ def _waiting(who: str) -> None:
 
 
 def index(
-    folder: Annotated[Positional[Path], arg(metavar="FOLDER")],
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER|LIST")],
     /,
     library: Place = None,
     model: str = "base",
@@ -38,32 +40,44 @@ def index(
     exclude: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="GLOB", help_behavior_hint="(repeatable)")] = (),
     retry: bool = False,
     prune: bool = False,
+    ray: Annotated[tuple[()] | tuple[str] | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
     device: Device = "auto",
 ) -> int:
     """Encode and caption what is new in a folder of photos, and forget what is gone.
 
     Args:
-        folder: Folder of photos; those in folders below it are indexed too.
-        library: Folder of the library; nothing is written anywhere else.
+        folder: Folder of photos; those in folders below it are indexed too. Or a text file (.txt, .lst) that names
+            photos, one a line.
+        library: Folder of the library, or a place in object storage; nothing is written anywhere else.
         model: Bundled model, folder or hub name.
         rebuild: Encode all photos anew if the library is of another model.
         exclude: Names, or paths below the folder, that are passed over, such as '*.png' or 'private/*'.
         retry: Try damaged photos again too, although their files have not changed.
         prune: Take photos that are gone out of the library, even if more than half of the folder's are.
+        ray: Index by many processes, one a core: on this machine, or on the Ray cluster with this address.
         device: Where to compute.
     """
+    from mrnn.library import is_list
     from mrnn.tasks.familiarity import GUESS
 
     folder = folder.expanduser()
-    photos = _open(library, model, device, rebuild, make=folder.is_dir())
+    photos = _open(library, model, device, rebuild, make=folder.is_dir() or is_list(folder))
     with bar("indexing") as advance:
-        report = photos.index(folder, advance, exclude=exclude, retry=retry, prune=prune, waiting=_waiting)
+        report = photos.index(
+            folder,
+            advance,
+            exclude=exclude,
+            retry=retry,
+            prune=prune,
+            waiting=_waiting,
+            ray=None if ray is None else "".join(ray),
+        )
     for error in report.errors:
         warn(f"left out {error}")
     for kind, n in sorted(report.passed.items()):
         say(f"passed over {n:,} {kind}")
     print(
-        f"{photos.folder}: {len(photos):,} photos ({report.added:,} new, {report.recognised:,} renamed or copied, "
+        f"{photos.place}: {len(photos):,} photos ({report.added:,} new, {report.recognised:,} renamed or copied, "
         f"{report.removed:,} gone, {report.unchanged:,} unchanged)"
     )
     if report.unfamiliar:
@@ -95,7 +109,7 @@ def forget(
     n = photos.forget(folder, _waiting)
     if not n:
         raise ValueError(f"{folder}: the library has no photo of it")
-    print(f"{photos.folder}: {len(photos):,} photos ({n:,} files forgotten)")
+    print(f"{photos.place}: {len(photos):,} photos ({n:,} files forgotten)")
     return 0
 
 
@@ -173,7 +187,7 @@ def search(
         raise Usage("--top must be 1 or more")
     photos = _open(library, model, device, searched=sentence is not None)
     if not len(photos):
-        raise ValueError(f"{photos.folder}: the library holds no photo; run mrnn index FOLDER first")
+        raise ValueError(f"{photos.place}: the library holds no photo; run mrnn index FOLDER first")
     if sentence is not None and (unknown := photos.pipeline.unknown_words(sentence)):
         warn(f"the model does not know {', '.join(map(repr, unknown))}")
     ranked = photos.search(sentence, like, top, filters)

@@ -11,7 +11,7 @@ from mrnn.cli.console import Device, Usage, open_model, say, warn
 
 def serve(
     model: str = "base",
-    library: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: as for search)")] = None,
+    library: Annotated[str | None, arg(metavar="DIR|s3://...", help_behavior_hint="(default: as for search)")] = None,
     index: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -38,7 +38,7 @@ def serve(
         import uvicorn
     except ImportError:
         raise ValueError("the web page needs an extra: pip install 'mrnn[web]'") from None
-    from mrnn.library import Library, default_library
+    from mrnn.library import Library, default_library, place_of
     from mrnn.web import create_app, is_loopback
 
     if not is_loopback(host) and not token:
@@ -46,13 +46,13 @@ def serve(
     if index is not None and not index.is_dir():
         raise ValueError(f"{index}: no such folder")
     pipeline = open_model(model, device)
-    place = library or default_library()
+    place = place_of(library or default_library())
     photos = None
     if library is not None or index is not None:
-        photos = Library(place, pipeline)
-    elif (place / "library.json").is_file():
+        photos = Library(str(place), pipeline)
+    elif place.has("library.json"):
         try:
-            photos = Library(place, pipeline)
+            photos = Library(str(place), pipeline)
         except ValueError as error:  # nobody asked for it: the rest can be served
             warn(f"no search: {error}")
     app = create_app(pipeline, photos, index, token or None)

@@ -1,8 +1,20 @@
 """Your own photos, indexed and searchable."""
 
 from mrnn.library.base import IndexReport, Library, UnknownPhoto, default_library
+from mrnn.library.place import place_of
 from mrnn.library.searching import Filters, Found
 from mrnn.library.tables import LibraryGone
-from mrnn.library.walk import Walk
+from mrnn.library.walk import Walk, is_list
 
-__all__ = ["Filters", "Found", "IndexReport", "Library", "LibraryGone", "UnknownPhoto", "Walk", "default_library"]
+__all__ = [
+    "Filters",
+    "Found",
+    "IndexReport",
+    "Library",
+    "LibraryGone",
+    "UnknownPhoto",
+    "Walk",
+    "default_library",
+    "is_list",
+    "place_of",
+]

@@ -5,29 +5,30 @@ A photo is known by its content, whatever files hold it; a file by its path, siz
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mrnn.images import ImageError, ImageSource
-from mrnn.library import export, searching
-from mrnn.library.rows import ReadFile, encode, file_row, read_file
+from mrnn.library import export, reading, searching
+from mrnn.library.place import place_of
+from mrnn.library.reading import Batch, Reader
+from mrnn.library.rows import file_row
 from mrnn.library.searching import SHORTLIST, Filters, Found
-from mrnn.library.tables import Tables, quote
-from mrnn.library.walk import Walk, normal
+from mrnn.library.tables import Tables, quote, tables_of
+from mrnn.library.walk import Listed, Walk, is_list, normal
 from mrnn.pipeline import Pipeline
-from mrnn.threads import cores, each
+from mrnn.threads import cores
 
-BATCH = 128
 # What may heal while the file stays as it is: permissions, drives, and formats that an extra opens.
 _LASTING = ("is damaged", "is empty", "has no pixels", "has a name")
 
 
-def default_library() -> Path:
+def default_library() -> Path | str:
     """`$MRNN_LIBRARY`, or `mrnn/library` in the user's data folder."""
-    if folder := os.environ.get("MRNN_LIBRARY"):
-        return Path(folder)
+    if place := os.environ.get("MRNN_LIBRARY"):
+        return place
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "mrnn" / "library"
 
 
@@ -61,22 +62,28 @@ class IndexReport:
 
 
 class Library:
-    """Photos in one folder of Lance tables.
+    """Photos in Lance tables, in a folder or in object storage.
 
     Args:
-        folder: Of the library.
+        place: A folder, or `s3://BUCKET/PREFIX`.
         pipeline: The model that encodes, captions and ranks.
         rebuild: Throw the rows of another model away.
+        storage_options: Lance's, for object storage, beside the usual `AWS_*` environment variables.
 
     Raises:
-        ValueError: pylance is not installed, or the folder holds another model's library and `rebuild` is not set, or
-            something else.
+        ValueError: pylance is not installed, or the place cannot be reached, or holds another model's library and
+            `rebuild` is not set, or something else.
     """
 
-    def __init__(self, folder: Path, pipeline: Pipeline, rebuild: bool = False):
-        self.folder, self.pipeline = folder.expanduser(), pipeline
-        identity = {"model": pipeline.fingerprint, "encoder": pipeline.encoder_description["fingerprint"]}
-        self.tables = Tables(self.folder, identity, pipeline.model.image_width, rebuild)
+    def __init__(
+        self,
+        place: Path | str,
+        pipeline: Pipeline,
+        rebuild: bool = False,
+        storage_options: Mapping[str, str] | None = None,
+    ):
+        self.place, self.pipeline = place_of(place, storage_options), pipeline
+        self.tables = tables_of(pipeline, self.place, rebuild)
 
     def __len__(self) -> int:
         return self.tables.latest("contents").count_rows()
@@ -90,34 +97,45 @@ class Library:
         retry: bool = False,
         prune: bool = False,
         waiting: Callable[[str], None] = lambda who: None,
+        ray: str | None = None,
     ) -> IndexReport:
         """Bring the library up to date with a folder; other folders' photos stay as they are.
 
         Files that are gone are taken out, unless fewer than half of the folder's are left: a drive may be away.
 
         Args:
-            folder: To walk.
+            folder: To walk; or a text file (.txt, .lst) that names photos, one a line.
             progress: Called with the number of files that are done, and of all.
             threads: Reading and decoding threads; as many as there are cores if None.
             exclude: Patterns of names that are passed over.
             retry: Try files again that could not be used, also those that are damaged.
             prune: Take out what is gone however much it is.
             waiting: Told who writes the library, if one must wait.
+            ray: Address of the Ray cluster that does it, empty for this machine's cores; this process alone if None.
 
         Raises:
-            ValueError: There is no such folder; what the library has of it stays, unless `prune` is set.
+            ValueError: There is no such folder; what the library has of it stays, unless `prune` is set. Or the
+                cluster cannot be reached, or not load the model.
         """
         folder = normal(folder)
+        listed = is_list(folder)
+        photos = Listed(folder, exclude) if listed else Walk(folder, exclude)
+        if ray is None:
+            reader = reading.in_this_process(self.pipeline, self.tables, threads or cores())
+        else:
+            from mrnn.library import cluster
+
+            reader = cluster.by_workers(self.pipeline, self.tables, ray)
         with self.tables.writing(waiting):
-            run = _Run(self, folder, retry, prune)
-            if not folder.is_dir() and not (prune and run.under):
+            run = _Run(self.tables, photos.covers, retry, prune)
+            if not listed and not folder.is_dir() and not (prune and run.under):
                 if run.under:
                     raise ValueError(
                         f"{folder}: is gone or not mounted; its {len(run.under):,} photos stay in the library "
                         "(--prune or mrnn forget takes them out)"
                     )
                 raise ValueError(f"{folder}: no such folder")
-            return run.over(Walk(folder, exclude), progress, threads or cores())
+            return run.over(photos, progress, reader)
 
     def forget(self, folder: Path, waiting: Callable[[str], None] = lambda who: None) -> int:
         """Take the files in a folder, and photos that no other file holds, out of the library; no file is touched.
@@ -130,7 +148,7 @@ class Library:
             How many files.
         """
         with self.tables.writing(waiting):
-            return _Run(self, normal(folder)).forget()
+            return _Run(self.tables, Walk(normal(folder)).covers).forget()
 
     def search(
         self,
@@ -231,21 +249,21 @@ class _Run:
     """One run over a folder, by the process that may write.
 
     Args:
-        library: To bring up to date.
-        folder: Absolute.
+        tables: To bring up to date.
+        covers: Whether the run is about a path.
         retry: As for `Library.index`.
         prune: As for `Library.index`.
 
     Attributes:
         known: Rows of files, by path.
-        under: The paths of them that are in the folder.
+        under: The paths of them that the run is about.
     """
 
-    def __init__(self, library: Library, folder: Path, retry: bool = False, prune: bool = False):
-        self.tables, self.pipeline, self.retry, self.prune = library.tables, library.pipeline, retry, prune
+    def __init__(self, tables: Tables, covers: Callable[[str], bool], retry: bool = False, prune: bool = False):
+        self.tables, self.retry, self.prune = tables, retry, prune
         rows = self.tables.read("files", self.tables.schemas["files"].names).to_pylist()
         self.known: dict[str, dict[str, Any]] = {row["path"]: row for row in rows}
-        self.under = [path for path in self.known if Path(path).is_relative_to(folder)]
+        self.under = [path for path in self.known if covers(path)]
         self.holders = Counter(row["hash"] for row in rows)
         self.contents = set(self.tables.read("contents", ["hash"])["hash"].to_pylist())
         # What a kill left between the commits of a photo and of its file, or the other way round.
@@ -255,27 +273,29 @@ class _Run:
             self.places.setdefault(row["hash"], []).append(path)
         self.report = IndexReport()
 
-    def over(self, walk: Walk, progress: Callable[[int, int], None], threads: int) -> IndexReport:
-        """Read what is new in a folder, and take out what is gone."""
+    def over(self, photos: Walk | Listed, progress: Callable[[int, int], None], reader: Reader) -> IndexReport:
+        """Read what is new of some photos, and take out what is gone."""
         here, new = set(), []
-        for path, status in walk:
+        for path, status in photos:
             here.add(path)
-            if self._settled(path, status):
+            file = file_row(path, status.st_size, status.st_mtime_ns)
+            if self._settled(file):
                 self.report.unchanged += 1
             else:
-                new.append((path, status))
-        self.report.errors += walk.unread
-        self.report.passed = walk.passed
+                new.append(file)
+        self.report.errors += photos.unread
+        self.report.passed = photos.passed
         done = len(here) - len(new)
         progress(done, len(here))
-        batch: list[ReadFile] = []
-        for i, read in enumerate(each(new, lambda item: read_file(self.pipeline, *item, self.contents), threads)):
-            batch.append(read)
-            if len(batch) == BATCH or i == len(new) - 1:
-                self._commit(batch)
-                batch = []
-            progress(done + i + 1, len(here))
-        self._take_out(here, walk)
+
+        def more(n: int) -> None:
+            nonlocal done
+            done += n
+            progress(done, len(here))
+
+        for batch in reader(new, self.contents, more):
+            self._commit(batch)
+        self._take_out(here, photos)
         self._finish(bool(new))
         return self.report
 
@@ -290,38 +310,35 @@ class _Run:
         if new or self.report.removed or self.orphans:
             self.tables.tidy()
 
-    def _settled(self, path: str, status: os.stat_result) -> bool:
-        row = self.known.get(path)
-        now = file_row(path, status)
-        if row is None or (row["size"], row["time"]) != (now["size"], now["time"]):
+    def _settled(self, file: dict[str, Any]) -> bool:
+        row = self.known.get(file["path"])
+        if row is None or (row["size"], row["time"]) != (file["size"], file["time"]):
             return False
         if row["error"]:
             if self.retry or not row["error"].startswith(_LASTING):
                 return False
-            self.report.errors.append(ImageError(path, row["error"]))
+            self.report.errors.append(ImageError(row["path"], row["error"]))
             self.report.unchanged -= 1
             return True
         return row["hash"] in self.contents
 
-    def _commit(self, batch: list[ReadFile]) -> None:
-        fresh = list({read.file["hash"]: read for read in batch if read.pixels is not None}.values())
-        rows, unfamiliar = encode(self.pipeline, [read for read in fresh if read.file["hash"] not in self.contents])
-        self.report.unfamiliar += unfamiliar
-        self.report.added += len(rows)
-        self.tables.add("contents", rows)
-        new = {row["hash"] for row in rows}
+    def _commit(self, batch: Batch) -> None:
+        self.report.unfamiliar += batch.unfamiliar
+        self.report.added += len(batch.hashes)
+        self.tables.commit("contents", batch.fragments)
+        new = set(batch.hashes)
         self.contents |= new
         dead: set[str] = set()
-        for read in batch:
-            if read.error is not None:
-                self.report.errors.append(read.error)
-            elif read.file["hash"] in new:
-                new.discard(read.file["hash"])
+        for file in batch.files:
+            if file["error"]:
+                self.report.errors.append(ImageError(file["path"], file["error"]))
+            elif file["hash"] in new:
+                new.discard(file["hash"])
             else:
                 self.report.recognised += 1
-                dead.update(self._dead(read.file))
+                dead.update(self._dead(file))
         self._remove(sorted(dead))
-        files = {read.file["path"]: read.file for read in batch}
+        files = {file["path"]: file for file in batch.files}
         for path, row in files.items():
             before = self.known.get(path)
             if before is not None:
@@ -331,7 +348,7 @@ class _Run:
             self.holders[row["hash"]] += 1
             self.known[path] = row
             self.places.setdefault(row["hash"], []).append(path)
-        self.tables.add("files", list(files.values()), "path")
+        self.tables.put("files", list(files.values()), "path")
 
     def _dead(self, row: dict[str, Any]) -> Iterator[str]:
         """The former paths of a content that is known, where nothing is any more."""
@@ -349,9 +366,9 @@ class _Run:
                 self.orphans.add(hash)
         self.report.removed += len(paths)
 
-    def _take_out(self, here: set[str], walk: Walk) -> None:
+    def _take_out(self, here: set[str], photos: Walk | Listed) -> None:
         # Photos of a folder that cannot be read now may be there all the same.
-        hidden = [Path(error.name) for error in walk.unread]
+        hidden = [Path(error.name) for error in photos.unread]
         gone = [
             path
             for path in self.under

@@ -5,8 +5,7 @@ Shapes: N photos, S side of the encoder's input.
 
 import contextlib
 import io
-import os
-from collections.abc import Sequence, Set
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,28 +38,21 @@ class ReadFile:
     photo: dict[str, Any]
     pixels: np.ndarray | None = None
 
-    @property
-    def error(self) -> ImageError | None:
-        """Why it cannot be used."""
-        return ImageError(self.file["path"], self.file["error"]) if self.file["error"] else None
+
+def file_row(path: str, size: int, time: int) -> dict[str, Any]:
+    """The row of a file, of what the file system says alone; its time in nanoseconds."""
+    return {"path": path, "size": size, "time": max(-_INT64, min(time, _INT64)), "hash": "", "error": ""}
 
 
-def file_row(path: str, status: os.stat_result, **fields: Any) -> dict[str, Any]:
-    """The row of a file, of what the file system says alone."""
-    time = max(-_INT64, min(status.st_mtime_ns, _INT64))
-    return {"path": path, "size": status.st_size, "time": time, "hash": "", "error": "", **fields}
-
-
-def read_file(pipeline: Pipeline, path: str, status: os.stat_result, known: Set[str]) -> ReadFile:
+def read_file(pipeline: Pipeline, file: dict[str, Any], known: Container[str]) -> ReadFile:
     """Read a file, and decode it unless its content is known.
 
     Args:
         pipeline: Whose encoder says how large photos are.
-        path: Of the file.
-        status: Of the file.
-        known: Hashes of photos that have rows.
+        file: Its row, of what the file system says.
+        known: Hashes of photos that need no rows.
     """
-    row = file_row(path, status)
+    row, path = dict(file), file["path"]
     try:
         path.encode()
         content = Path(path).read_bytes()
@@ -71,7 +63,7 @@ def read_file(pipeline: Pipeline, path: str, status: os.stat_result, known: Set[
         side = round(encoder.preprocessing.side * encoder.preprocessing.scale)
         by_name = Path(path).suffix.lower() in BY_NAME
         image = open_image(path if by_name else content, min_side=max(THUMBNAIL, side))
-        photo = {"hash": row["hash"], **_head(content, status.st_mtime), "thumbnail": _thumbnail(image)}
+        photo = {"hash": row["hash"], **_head(content, row["time"] / 1e9), "thumbnail": _thumbnail(image)}
         return ReadFile(row, photo, encoder.pixels(image))
     except ImageError as error:
         row["error"] = error.reason

@@ -1,9 +1,9 @@
-"""The library on disk: two Lance tables in one folder, and nothing written anywhere else.
+"""The library on disk: two Lance tables in one place, and nothing written anywhere else.
 
     LIBRARY/library.json       format, and the model that the vectors are of
     LIBRARY/contents.lance     a row a photo, whatever files hold it: date, size, thumbnail, image vector, captions
     LIBRARY/files.lance        a row a file: path, size, time, and which photo it holds or why it cannot be used
-    LIBRARY/lock, writer.json  held by the one process that writes, and who that is
+    LIBRARY/lock, writer.json  held by the one process that writes, and who that is (`place.py`)
 
 Every commit is atomic. Photos are committed before the files that hold them, and taken out after: a kill between the
 two leaves a photo without a file, which no search shows and the next run finds again.
@@ -13,19 +13,16 @@ Shapes: N photos, M width of an image vector.
 
 import contextlib
 import os
-import shutil
-import socket
 import uuid
-from collections.abc import Callable, Generator, Iterator, Sequence
-from datetime import datetime, timedelta
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from mrnn.files import read_json, write_json
+from mrnn.library.place import Place
 from mrnn.library.rows import SIDEWAYS
+from mrnn.pipeline import Pipeline
 
 FORMAT = 2
 INDEXED = 50_000
@@ -53,27 +50,27 @@ def parts(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
 
 
 class Tables:
-    """The tables of one folder.
+    """The tables of one place.
 
     Args:
-        folder: Of the library.
+        place: Of the library.
         identity: What the rows are of: model and encoder.
         width: M.
         rebuild: Throw the rows of another model away.
 
     Raises:
-        ValueError: pylance is not installed, or the folder holds another model's library and `rebuild` is not set, or
+        ValueError: pylance is not installed, or the place holds another model's library and `rebuild` is not set, or
             something else.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], width: int, rebuild: bool = False):
+    def __init__(self, place: Place, identity: dict[str, Any], width: int, rebuild: bool = False):
         os.environ.setdefault("LANCE_LOG", "error")  # its warnings of small clusters are no business of people's
         try:
             import lance
             import pyarrow as pa
         except ImportError:
             raise ValueError("the photo library needs an extra: pip install 'mrnn[library]'") from None
-        self._lance, self.folder, self.width = lance, folder, width
+        self._lance, self.place, self.width = lance, place, width
         self.identity = {"format": FORMAT, **identity}
         self.schemas = {
             "contents": pa.schema(
@@ -100,66 +97,42 @@ class Tables:
         }
         self._open: dict[str, Any] = {}
         self._made: str | None = None
-        note = folder / "library.json"
-        if not note.is_file() and folder.is_dir() and any(p.name not in _OURS for p in folder.iterdir()):
-            raise ValueError(f"{folder}: is not empty and no photo library; give another --library")
+        there = place.names()
+        if "library.json" not in there and any(name not in _OURS for name in there):
+            raise ValueError(f"{place}: is not empty and no photo library; give another --library")
         former = {**self.identity, "format": 1}
-        if not note.is_file() or (rebuild and not self._is(self.identity)) or self._is(former):
+        if "library.json" not in there or (rebuild and not self._is(self.identity)) or self._is(former):
             with self.writing():
                 # Another process may have done it meanwhile.
-                if note.is_file() and self._is(former):
+                known = place.has("library.json")
+                if known and self._is(former):
                     self._take_over()
-                elif not note.is_file() or not self._is(self.identity):
-                    note.unlink(missing_ok=True)
-                    for name in _OURS[2:]:  # what is of another model, or what a full disk or a kill left half made
-                        shutil.rmtree(folder / name, ignore_errors=True)
+                elif not known or not self._is(self.identity):
+                    # The note first; then what is of another model, or what a full disk or a kill left half made.
+                    for name in ("library.json", *_OURS[2:]):
+                        place.remove(name)
                     for name, schema in self.schemas.items():
-                        lance.write_dataset(schema.empty_table(), folder / f"{name}.lance")
+                        self._create(name, schema.empty_table())
                     self._sign()
         if not self._is(self.identity):
             raise ValueError(
-                f"{folder}: was made with another model or version of mrnn; mrnn index --rebuild encodes it anew"
+                f"{place}: was made with another model or version of mrnn; mrnn index --rebuild encodes it anew"
             )
 
-    def _note(self) -> dict[str, Any]:
-        note = read_json(self.folder / "library.json")
-        return note if isinstance(note, dict) else {}
-
     def _is(self, identity: dict[str, Any]) -> bool:
-        return identity.items() <= self._note().items()
+        return identity.items() <= self.place.read("library.json").items()
 
     def _sign(self) -> None:
         """Say what the tables are of; those made anew, even of the same model, are others."""
-        write_json(self.folder / "library.json", {**self.identity, "made": uuid.uuid4().hex})
+        self.place.write("library.json", {**self.identity, "made": uuid.uuid4().hex})
 
-    @contextlib.contextmanager
-    def writing(self, waiting: Callable[[str], None] = lambda who: None) -> Generator[None]:
+    def writing(self, waiting: Callable[[str], None] = lambda who: None) -> contextlib.AbstractContextManager[None]:
         """Be the one process that writes.
 
         Args:
             waiting: Told who writes, if one must wait.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting(self._writer())
-            lock.acquire()
-        try:
-            now = datetime.now().isoformat(timespec="seconds")
-            write_json(
-                self.folder / "writer.json", {"process": os.getpid(), "host": socket.gethostname(), "since": now}
-            )
-            yield
-        finally:
-            lock.release()
-
-    def _writer(self) -> str:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            who = read_json(self.folder / "writer.json")
-            return f"process {who['process']} on {who['host']}, which has written since {who['since']}"
-        return "another process"
+        return self.place.writing(waiting)
 
     def latest(self, name: str) -> Any:
         """A table as it is now.
@@ -171,23 +144,23 @@ class Tables:
             LibraryGone: It was deleted, or is another model's now.
         """
         try:
-            note = self._note()
+            note = self.place.read("library.json")
             if not self.identity.items() <= note.items():
-                raise LibraryGone(f"{self.folder}: the library is of another model now")
+                raise LibraryGone(f"{self.place}: the library is of another model now")
             if note.get("made") != self._made:
                 self._made, self._open = note.get("made"), {}
             # A table that others may just read is not moved on to a newer version: another is opened, with its caches.
             table = self._open.get(name)
             if table is None or table.latest_version != table.version:
                 session = None if table is None else table.session()
-                table = self._lance.dataset(self.folder / f"{name}.lance", session=session)
+                table = self._dataset(name, session)
                 self._open[name] = table
             return table
         except LibraryGone:
             raise
         except (OSError, ValueError):
             self._open.pop(name, None)
-            raise LibraryGone(f"{self.folder}: the library is gone, or is just being made") from None
+            raise LibraryGone(f"{self.place}: the library is gone, or is just being made") from None
 
     def read(self, name: str, columns: Sequence[str], where: str = "", **options: Any) -> Any:
         """Rows of a table, as Arrow gives them.
@@ -202,7 +175,7 @@ class Tables:
         try:
             return scanner.to_table()
         except (OSError, ValueError) as error:
-            raise LibraryGone(f"{self.folder}: cannot be read ({type(error).__name__})") from None
+            raise LibraryGone(f"{self.place}: cannot be read ({type(error).__name__})") from None
 
     def batches(self, name: str, columns: Sequence[str], where: str = "", size: int = 1024) -> Iterator[Any]:
         """`read`, some rows at a time."""
@@ -252,40 +225,66 @@ class Tables:
                 found.setdefault(row["hash"], []).append(row["path"])
         return found
 
-    def add(self, name: str, rows: Sequence[dict[str, Any]], key: str = "") -> None:
-        """Commit rows.
+    def write(self, name: str, rows: Sequence[dict[str, Any]]) -> list[Any]:
+        """Write rows that no version of a table has until they are committed; another process may do that.
 
         Args:
             name: Of the table.
             rows: By column.
-            key: Rows of the same are replaced.
+
+        Returns:
+            Lance's fragments.
         """
-        import pyarrow as pa
+        from lance.fragment import write_fragments
 
-        if not rows:
-            return
-        table = pa.Table.from_pylist(list(rows), schema=self.schemas[name])
-        if key:
-            merge = self.latest(name).merge_insert(key)
-            merge.when_matched_update_all().when_not_matched_insert_all().execute(table)
-        else:
-            self.append(name, table)
+        return list(write_fragments(self._arrow(name, rows), self.latest(name))) if rows else []
 
-    def append(self, name: str, table: Any) -> None:
-        """Commit an Arrow table."""
-        self._lance.write_dataset(table, self.folder / f"{name}.lance", mode="append")
+    def commit(self, name: str, fragments: Sequence[Any]) -> None:
+        """Make what `write` wrote part of a table, by one version."""
+        if fragments:
+            table, append = self._owned(name), self._lance.LanceOperation.Append(list(fragments))
+            self._lance.LanceDataset.commit(table, append, read_version=table.version)
+
+    def put(self, name: str, rows: Sequence[dict[str, Any]], key: str) -> None:
+        """Commit rows; those of the same key are replaced.
+
+        Args:
+            name: Of the table.
+            rows: By column.
+            key: A column.
+        """
+        if rows:
+            merge = self._owned(name).merge_insert(key)
+            merge.when_matched_update_all().when_not_matched_insert_all().execute(self._arrow(name, rows))
 
     def delete(self, name: str, column: str, values: Sequence[str]) -> None:
         """Take the rows out whose column has one of the values."""
         for some in parts(list(values)):
-            self.latest(name).delete(one_of(column, some))
+            self._owned(name).delete(one_of(column, some))
+
+    def _arrow(self, name: str, rows: Sequence[dict[str, Any]]) -> Any:
+        import pyarrow as pa
+
+        return pa.Table.from_pylist(list(rows), schema=self.schemas[name])
+
+    def _owned(self, name: str) -> Any:
+        """A table that this process may change."""
+        self.place.check()
+        return self.latest(name)
+
+    def _dataset(self, name: str, session: Any = None) -> Any:
+        return self._lance.dataset(self.place.uri(f"{name}.lance"), session=session, storage_options=self.place.options)
+
+    def _create(self, name: str, data: Any) -> None:
+        self._lance.write_dataset(data, self.place.uri(f"{name}.lance"), storage_options=self.place.options)
 
     def tidy(self) -> None:
         """Join small files, drop versions that nobody reads any more, and keep the index of vectors up to date."""
         for name in self.schemas:
-            table = self.latest(name)
+            table = self._owned(name)
             table.optimize.compact_files()
-            table.cleanup_old_versions(older_than=_KEPT)
+            # Where nobody else can write, files that no version has are what a kill left; elsewhere after a week.
+            table.cleanup_old_versions(older_than=_KEPT, delete_unverified=self.place.locked)
         for name, column in (("contents", "hash"), ("files", "hash"), ("files", "path")):
             index = f"{column}_idx"
             if index in self._indices(name):
@@ -322,8 +321,8 @@ class Tables:
         import pyarrow as pa
 
         for name in self.schemas:
-            shutil.rmtree(self.folder / f"{name}.lance", ignore_errors=True)
-        old = self._lance.dataset(self.folder / "photos.lance")
+            self.place.remove(f"{name}.lance")
+        old = self._dataset("photos")
         seen: set[str] = set()
 
         def contents() -> Iterator[Any]:
@@ -341,11 +340,17 @@ class Tables:
         def reader(name: str, batches: Iterator[Any]) -> Any:
             return pa.RecordBatchReader.from_batches(self.schemas[name], batches)
 
-        self._lance.write_dataset(reader("contents", contents()), self.folder / "contents.lance")
+        self._create("contents", reader("contents", contents()))
         files = old.scanner(columns=self.schemas["files"].names, batch_size=10_000).to_batches()
-        self._lance.write_dataset(reader("files", iter(files)), self.folder / "files.lance")
+        self._create("files", reader("files", iter(files)))
         self._sign()
-        shutil.rmtree(self.folder / "photos.lance", ignore_errors=True)
+        self.place.remove("photos.lance")
+
+
+def tables_of(pipeline: Pipeline, place: Place, rebuild: bool = False) -> Tables:
+    """The tables whose rows a pipeline makes; arguments and errors are those of `Tables`."""
+    identity = {"model": pipeline.fingerprint, "encoder": pipeline.encoder_description["fingerprint"]}
+    return Tables(place, identity, pipeline.model.image_width, rebuild)
 
 
 def vectors(table: Any) -> np.ndarray:

@@ -1,12 +1,14 @@
-"""Which files of a folder are photos, and what is passed over."""
+"""Which files of a folder, or of a list, are photos, and what is passed over."""
 
 import contextlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from mrnn.files import read_text
 from mrnn.images import IMAGE_SUFFIXES, RAW_SUFFIXES, ImageError, readable_suffixes
 
 # Where systems, drives and other programs keep what is no photo of yours, beside all that begins with a dot.
@@ -43,6 +45,10 @@ class Walk:
         self.unread: list[ImageError] = []
         self.passed: Counter[str] = Counter()
         self._readable = readable_suffixes()
+
+    def covers(self, path: str) -> bool:
+        """Whether a photo that is gone would have been here."""
+        return Path(path).is_relative_to(self.folder)
 
     def __iter__(self) -> Iterator[tuple[str, os.stat_result]]:
         seen: set[tuple[int, int]] = set()
@@ -93,8 +99,60 @@ class Walk:
         return False
 
     def _excluded(self, entry: os.DirEntry) -> bool:
-        below = os.path.relpath(entry.path, self.folder).replace(os.sep, "/")
-        return any(fnmatch(entry.name, pattern) or fnmatch(below, pattern) for pattern in self.exclude)
+        return _matches(entry.path, self.folder, self.exclude)
+
+
+class Listed:
+    """The photos that a text file names, one a line; relative paths begin where we are.
+
+    Whatever it names is taken for a photo, once. What it does not name, or is gone, stays in the library.
+
+    Args:
+        file: Of paths.
+        exclude: As for `Walk`; paths begin where we are.
+
+    Attributes:
+        unread: What cannot be found.
+        passed: As for `Walk`.
+
+    Raises:
+        ValueError: The file is not UTF-8.
+    """
+
+    def __init__(self, file: Path, exclude: Sequence[str] = ()):
+        self.exclude = tuple(exclude)
+        self.unread: list[ImageError] = []
+        self.passed: Counter[str] = Counter()
+        lines = (line.strip() for line in read_text(file).splitlines())
+        self._paths = list(dict.fromkeys(os.fspath(normal(Path(line))) for line in lines if line))
+
+    def covers(self, path: str) -> bool:
+        """As for `Walk`: a list takes nothing out."""
+        return False
+
+    def __iter__(self) -> Iterator[tuple[str, os.stat_result]]:
+        for path in self._paths:
+            try:
+                status = os.stat(path)  # noqa: PTH116
+            except OSError as error:
+                self.unread.append(ImageError(path, f"cannot be read ({error.strerror})"))
+                continue
+            if not stat.S_ISREG(status.st_mode):
+                self.unread.append(ImageError(path, "is no file; a list names photos"))
+            elif _matches(path, Path.cwd(), self.exclude):
+                self.passed["excluded files"] += 1
+            else:
+                yield path, status
+
+
+def is_list(path: Path) -> bool:
+    """Whether a path is a text file that names photos (.txt, .lst)."""
+    return path.suffix.lower() in (".txt", ".lst") and path.is_file()
+
+
+def _matches(path: str, folder: Path, patterns: Sequence[str]) -> bool:
+    below = os.path.relpath(path, folder).replace(os.sep, "/")
+    return any(fnmatch(os.path.basename(path), pattern) or fnmatch(below, pattern) for pattern in patterns)  # noqa: PTH119
 
 
 def normal(folder: Path) -> Path:

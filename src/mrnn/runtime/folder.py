@@ -36,7 +36,7 @@ FORMAT = 2
 REFERENCES, WEIGHTS, ENCODER_WEIGHTS = "references.safetensors", "model.safetensors", "encoder.safetensors"
 NEEDED = ("config.json", "vocab.txt", WEIGHTS)
 PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.onnx", "README.md")
-_BUNDLED = Path(__file__).parents[1] / "bundled"
+BUNDLED = Path(__file__).parents[1] / "bundled"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # What may be read of a damaged configuration before it is found out.
 _MISTAKES = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError)
@@ -248,12 +248,12 @@ def find_folder(name: Path | str) -> Path:
     Raises:
         ValueError: There is none.
     """
-    if isinstance(name, str) and (_BUNDLED / name / "config.json").is_file() and name == Path(name).name:
-        return _BUNDLED / name
+    if isinstance(name, str) and (BUNDLED / name / "config.json").is_file() and name == Path(name).name:
+        return BUNDLED / name
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    bundled = ", ".join(sorted(p.parent.name for p in _BUNDLED.glob("*/config.json")))
+    bundled = ", ".join(sorted(p.parent.name for p in BUNDLED.glob("*/config.json")))
     if str(name).count("/") != 1 or folder.is_absolute() or str(name).startswith("."):
         raise ValueError(f"{name}: no such model folder, and none of the bundled models ({bundled})")
     try:
