@@ -101,13 +101,13 @@ def made(folder: Path, photos: int) -> None:
         library.tables.tidy()
         print(f"            written in {written:.0f} s, joined and indexed in {time.perf_counter() - clock:.0f} s")
     bytes_each = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / photos
-    tables, times, recalls = library.tables, [], []
+    tables, times = library.tables, []
     library.search(QUERIES[0])
     for sentence in 3 * QUERIES:
         clock = time.perf_counter()
         library.search(sentence)
         times.append(1000 * (time.perf_counter() - clock))
-        recalls.append(recall(library, sentence))
+    recalls = [recall(library, sentence) for sentence in QUERIES]
     print(
         f"            {photos:,} photos: search {np.median(times):.0f} ms (slowest {max(times):.0f}), "
         f"recall@10 {np.mean(recalls):.3f}, {'indexed' if tables.indexed else 'flat'}, "

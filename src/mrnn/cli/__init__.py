@@ -62,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a verb; the exit code is what the process ends with."""
     arguments = sys.argv[1:] if arguments is None else arguments
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    # NumPy's share of the work is small: its threads take the cores from those of the runtime and of the library.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         if verb in ("", "-h", "--help", "help"):
             print(HELP)

@@ -6,6 +6,7 @@ Shapes: N photos, K of a shortlist, M width of an image vector.
 import math
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -20,7 +21,7 @@ from mrnn.pipeline import Pipeline
 from mrnn.runtime.protocol import top_k
 from mrnn.tasks.retrieval import encode_sentences, fast_sentence_prior, first_order, pair_log_likelihood
 
-SHORTLIST = 100
+SHORTLIST = 50
 SAMPLE = 1000
 # Bits that a photo must add to a sentence to fit it: one makes it twice as likely. Chosen on COCO's dev photos, see
 # docs/library.md.
@@ -105,15 +106,18 @@ def search(
     if like is not None:
         photo = _Alike(pipeline, like, population, centre)
         query += photo.vector / (photo.deviation if sentence is not None else 1)
-    found, image = tables.nearest(query, max(shortlist, top), where, _SHOWN)
+    with ThreadPoolExecutor(1) as other:  # the tables are looked through while the sentence is scored by itself
+        prior = None if told is None else other.submit(told.prior)
+        found, image = tables.nearest(query, max(shortlist, top), where, _SHOWN)
     if not len(found):
         return []
     evidence = np.full(len(image), np.nan)
     if told is not None and photo is not None:
         scores = told.standard(told.exact(image)) + photo.standard(photo.cosines(image))
     elif told is not None:
+        assert prior is not None
         scores = told.exact(image)
-        evidence = told.evidence(scores)
+        evidence = (scores - prior.result()) / math.log(2)
     else:
         assert photo is not None
         scores = photo.cosines(image)
@@ -164,12 +168,11 @@ class _Told:
     def standard(self, scores: np.ndarray) -> np.ndarray:
         return (scores - self.mean) / self.deviation
 
-    def evidence(self, scores: np.ndarray) -> np.ndarray:
-        """In bits; not a number without reference images."""
+    def prior(self) -> float:
+        """log P(w); not a number without reference images."""
         if self.pipeline.references is None:
-            return np.full(len(scores), np.nan)
-        prior = fast_sentence_prior(self.pipeline.model, self.sentences, self.pipeline.references, self.first)
-        return (scores - prior[0]) / math.log(2)
+            return math.nan
+        return fast_sentence_prior(self.pipeline.model, self.sentences, self.pipeline.references, self.first)[0]
 
 
 class _Alike:

@@ -204,7 +204,7 @@ class Tables:
         """
         asked = {"column": "image", "q": vector.astype(np.float32), "k": k, "metric": "dot", "nprobes": 20}
         if self.indexed:
-            asked["refine_factor"] = 10
+            asked["refine_factor"] = 15
         found = self.read("contents", [*columns, "image"], where, nearest=asked)
         return found, vectors(found)
 
