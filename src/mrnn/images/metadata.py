@@ -1,0 +1,115 @@
+"""The few tags of a photo that matter here: how it lies, and when it was taken.
+
+They are read by hand, as what reads all tags fails where one of them is broken.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from mrnn.images.dates import at_utc, parse_date
+
+_ORIENTATION, _DATE_TIME, _ORIGINAL, _DIGITIZED, _EXIF, _GPS = 0x0112, 0x0132, 0x9003, 0x9004, 0x8769, 0x8825
+_GPS_TIME, _GPS_DATE = 0x07, 0x1D
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 13: 4}  # of a value, by its type
+_LONGEST = 64  # bytes of a value
+_XMP_DATES = ("exif:DateTimeOriginal", "photoshop:DateCreated", "xmp:CreateDate", "exif:DateTimeDigitized")
+_Tags = dict[int, tuple[int, bytes]]
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a photo's file says of it.
+
+    Args:
+        orientation: As EXIF counts it, 1 to 8; 1 if nothing sensible is said.
+        taken: When it was taken; None if nothing sensible is said.
+        taken_from: What says so: `EXIF`, `XMP`, `GPS`, or nothing.
+    """
+
+    orientation: int = 1
+    taken: datetime | None = None
+    taken_from: str = ""
+
+
+def read_metadata(exif: bytes, xmp: bytes) -> Metadata:
+    """What can be read, whatever else is broken.
+
+    Args:
+        exif: A TIFF, or the head of one.
+        xmp: XML, or what is left of it.
+    """
+    exif = exif.removeprefix(b"Exif\0\0").removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    tags, gps = ({}, {}) if order is None else _tags(exif, order)
+    xmp = xmp.replace(b"\0", b"")  # UTF-16 reads as ASCII then
+    orientation = _number(tags, _ORIENTATION, order)
+    if orientation is None and (match := re.search(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*(\d)", xmp)):
+        orientation = int(match[1])
+    taken, taken_from = _taken(tags, gps, xmp, order)
+    return Metadata(orientation if orientation in range(1, 9) else 1, taken, taken_from)
+
+
+def _taken(tags: _Tags, gps: _Tags, xmp: bytes, order: str | None) -> tuple[datetime | None, str]:
+    for tag in (_ORIGINAL, _DIGITIZED, _DATE_TIME):
+        if taken := parse_date(_string(tags, tag)):
+            return taken, "EXIF"
+    for name in _XMP_DATES:
+        for match in re.finditer(rb"%s\s*(?:=\s*[\"']|>)\s*([^\"'<]{4,40})" % name.encode(), xmp):
+            if taken := parse_date(match[1].decode(errors="replace")):
+                return taken, "XMP"
+    if day := parse_date(_string(gps, _GPS_DATE)):
+        return _with_gps_time(day, gps, order), "GPS"
+    return None, ""
+
+
+def _with_gps_time(day: datetime, gps: _Tags, order: str | None) -> datetime:
+    """A satellite's day and its time, which is that of Greenwich, as the time here; the day alone if it has no time."""
+    kind, value = gps.get(_GPS_TIME, (0, b""))
+    if kind != 5 or len(value) < 24:
+        return day
+    parts = struct.unpack(f"{order}6I", value[:24])
+    hour, minute, second = (parts[i] // (parts[i + 1] or 1) for i in (0, 2, 4))
+    try:
+        return at_utc(day.replace(hour=hour, minute=minute, second=min(second, 59)))
+    except (ValueError, OverflowError):
+        return day
+
+
+def _tags(exif: bytes, order: str) -> tuple[_Tags, _Tags]:
+    """Tags of the first directory and EXIF's own, and those of GPS."""
+    tags = _directory(exif, order, int.from_bytes(exif[4:8], "little" if order == "<" else "big"))
+    own, gps = (_directory(exif, order, _number(tags, tag, order) or 0) for tag in (_EXIF, _GPS))
+    return {**tags, **{tag: own[tag] for tag in (_ORIGINAL, _DIGITIZED) if tag in own}}, gps
+
+
+def _directory(exif: bytes, order: str, offset: int) -> _Tags:
+    found: _Tags = {}
+    for tag, kind, value in _entries(exif, order, offset):
+        found.setdefault(tag, (kind, value))
+    return found
+
+
+def _entries(exif: bytes, order: str, offset: int) -> Iterator[tuple[int, int, bytes]]:
+    if not 8 <= offset <= len(exif) - 2:
+        return
+    (n,) = struct.unpack_from(f"{order}H", exif, offset)
+    for at in range(offset + 2, min(offset + 2 + 12 * n, len(exif) - 11), 12):
+        tag, kind, count, where = struct.unpack_from(f"{order}HHII", exif, at)
+        size = _SIZES.get(kind, 0) * count
+        start = at + 8 if size <= 4 else where
+        yield tag, kind, exif[start : start + min(size, _LONGEST)]
+
+
+def _number(tags: _Tags, tag: int, order: str | None) -> int | None:
+    kind, value = tags.get(tag, (0, b""))
+    form = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i", 13: "I"}.get(kind)
+    if form is None or len(value) < struct.calcsize(f"={form}"):
+        return None
+    return struct.unpack_from(f"{order}{form}", value)[0]
+
+
+def _string(tags: _Tags, tag: int) -> str:
+    return tags.get(tag, (0, b""))[1].partition(b"\0")[0].decode(errors="replace")

@@ -1,0 +1,318 @@
+"""One photo from disk, bytes or PIL: the one place where photos are opened, whatever for."""
+
+import contextlib
+import io
+import os
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, ImageChops
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from mrnn.images.colours import to_srgb
+from mrnn.images.kinds import FORMATS, RAW_SUFFIXES, ImageError, ImageSource, StoredPhoto
+from mrnn.images.metadata import Metadata, read_metadata
+from mrnn.images.parts import Parts, split
+
+MAX_PIXELS = 150_000_000
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+_LARGEST_TILE = 1 << 24  # pixels
+_STRIP = 1 << 20  # pixels that are converted at a time
+
+
+@dataclass(frozen=True)
+class OpenedPhoto:
+    """A photo, and what its file says of it.
+
+    Args:
+        image: Upright 8-bit RGB, in sRGB; it may be smaller than the photo.
+        width: Of the upright photo, in pixels.
+        height: Of the upright photo.
+        taken: When it was taken, as its metadata say; None if they say nothing sensible.
+        taken_from: Which of them: `EXIF`, `XMP` or `GPS`.
+    """
+
+    image: Image.Image
+    width: int
+    height: int
+    taken: datetime | None
+    taken_from: str
+
+
+def open_image(
+    source: ImageSource, min_side: int | None = None, max_pixels: int = MAX_PIXELS, tolerant: bool = False
+) -> Image.Image:
+    """The image of `open_photo`."""
+    return open_photo(source, min_side, max_pixels, tolerant).image
+
+
+def open_photo(
+    source: ImageSource, min_side: int | None = None, max_pixels: int = MAX_PIXELS, tolerant: bool = False
+) -> OpenedPhoto:
+    """Open a photo as upright 8-bit RGB, in sRGB.
+
+    Orientation is applied, colours are brought from the photo's profile to sRGB, transparency is laid on white, 16-bit
+    depth is scaled to 8, and of an animation the first frame is taken. Metadata that are broken are ignored. HEIC and
+    AVIF open where Pillow, or pillow-heif if installed, can.
+
+    Args:
+        source: A path, a photo within a larger file, the bytes of a file, or a PIL image.
+        min_side: If given, a JPEG may be reduced while it is decoded, which is much faster, as long as
+            both its sides stay at this length or more.
+        max_pixels: Photos with more pixels are refused before they are decoded (decompression bombs). A JPEG that can
+            be reduced while it is decoded is reduced to fit. For other formats Pillow has a limit of its own, twice
+            `PIL.Image.MAX_IMAGE_PIXELS`, about 179 million.
+        tolerant: Of a truncated photo take what there is; the rest is black or grey.
+
+    Raises:
+        ImageError: The photo is missing, unreadable, empty, truncated, too large, or no image.
+    """
+    name = _name(source)
+    with _told(name, max_pixels):
+        if isinstance(source, Image.Image):
+            image, metadata, profile = source, Metadata(), source.info.get("icc_profile")
+            size = image.size
+            _check(name, image, max_pixels)
+            image.load()
+            with contextlib.suppress(Exception):  # metadata may hold anything
+                metadata = read_metadata(image.info.get("exif") or b"", _bytes(image.info.get("xmp")))
+                metadata = replace(metadata, orientation=image.getexif().get(_ORIENTATION, 1))
+        else:
+            image, parts = _open(name, source)
+            profile = parts.profile or image.info.get("icc_profile")
+            metadata = _metadata(image, parts)
+            size = _reduce(name, image, parts, min_side, max_pixels)
+            if image.format == "JPEG" and not parts.has_end:
+                image = _without_end(name, image, parts, max_pixels, tolerant)
+            metadata = _load(image, metadata, tolerant)
+            if isinstance(image, TiffImageFile) and image.mode == "I":
+                if not 0 <= _extreme(image, 0) <= _extreme(image, 1) <= 65535:
+                    raise ImageError(name, "is a TIFF of 32-bit or negative numbers, which have no known range")
+        if image.size != size and metadata.orientation in _SIDEWAYS:
+            size = size[::-1]  # of a JPEG that was reduced
+        method = _UPRIGHT.get(metadata.orientation)
+        upright = image if method is None else image.transpose(method)
+        width, height = upright.size if image.size == size else size
+        return OpenedPhoto(_to_rgb(upright, _bytes(profile)), width, height, metadata.taken, metadata.taken_from)
+
+
+def pixels_to_decode(source: bytes, min_side: int | None = None) -> int:
+    """How many pixels `open_photo` would decode, from the photo's head alone.
+
+    Raises:
+        ImageError: The photo cannot be used.
+    """
+    name = _name(source)
+    with _told(name, MAX_PIXELS):
+        image, parts = _open(name, source)
+        _reduce(name, image, parts, min_side, MAX_PIXELS)
+        return image.width * image.height
+
+
+@contextlib.contextmanager
+def _told(name: str, max_pixels: int):
+    """Whatever goes wrong, as an `ImageError`."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(name, "no such file") from None
+    except IsADirectoryError:
+        raise ImageError(name, "is a folder, not a photo") from None
+    except PermissionError:
+        raise ImageError(name, "may not be read (permission denied)") from None
+    except Image.DecompressionBombError:
+        limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+        raise ImageError(name, f"has more pixels than the limit of {limit:,}") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(name, "is not an image in a known format") from None
+    except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
+        raise ImageError(
+            name, f"is damaged ({str(error).splitlines()[0] if str(error) else 'no reason given'})"
+        ) from None
+
+
+def _name(source: ImageSource) -> str:
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "") or "<image>")
+    return str(source) if isinstance(source, StoredPhoto) else os.fspath(source)
+
+
+def _open(name: str, source: str | os.PathLike | StoredPhoto | bytes) -> tuple[Image.Image, Parts]:
+    """A photo that is not decoded yet, and the parts of its file."""
+    if isinstance(source, bytes):
+        content = source
+    else:
+        content = (source if isinstance(source, StoredPhoto) else Path(source)).read_bytes()
+    if not content:
+        raise ImageError(name, "is empty")
+    if content[4:8] == b"ftyp":
+        _register_heif()
+    if PurePosixPath(name).suffix.lower() == ".jxl" and find_spec("pillow_jxl"):
+        import_module("pillow_jxl")  # registers itself
+    parts = split(content)
+    if PurePosixPath(name).suffix.lower() in RAW_SUFFIXES:
+        preview = split(_raw_preview(name, content))
+        parts = replace(preview, exif=preview.exif or parts.exif)
+    file = io.BytesIO(parts.picture)
+    if parts.scan:  # not by Image.open, whose limit of pixels comes before a JPEG can be reduced
+        return JpegImageFile(file), parts
+    Image.init()
+    return Image.open(file, formats=[format for format in FORMATS if format in Image.OPEN]), parts
+
+
+def _register_heif() -> None:
+    try:
+        import pillow_heif
+    except ImportError:
+        return
+    pillow_heif.register_heif_opener()
+
+
+def _raw_preview(name: str, content: bytes) -> bytes:
+    """The JPEG that a camera keeps in a RAW file."""
+    try:
+        rawpy = import_module("rawpy")
+    except ImportError:
+        raise ImageError(name, "is a RAW photo, which needs an extra: pip install 'mrnn[raw]'") from None
+    with rawpy.imread(io.BytesIO(content)) as raw:
+        preview = raw.extract_thumb()
+        if preview.format != rawpy.ThumbFormat.JPEG:
+            raise ImageError(name, "is a RAW photo without a preview")
+        return preview.data
+
+
+def _bytes(value: object) -> bytes:
+    """What a decoder found of a profile or metadata, if it found bytes."""
+    return value if isinstance(value, bytes) else b""
+
+
+def _metadata(image: Image.Image, parts: Parts) -> Metadata:
+    exif, xmp = (parts.exif or _bytes(image.info.get("exif"))), (parts.xmp or _bytes(image.info.get("xmp")))
+    metadata = read_metadata(exif, xmp)
+    if isinstance(image, TiffImageFile):  # which turns itself, by its own reading of this tag
+        return replace(metadata, orientation=image.tag_v2.get(_ORIENTATION, 1))
+    return metadata
+
+
+def _check(name: str, image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(name, f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
+    if not width * height:
+        raise ImageError(name, "has no pixels")
+    if isinstance(image, TiffImageFile) and image.tile:
+        _check_tiff(name, image)
+
+
+def _check_tiff(name: str, image: TiffImageFile) -> None:
+    """Refuse what Pillow would read wrongly, or with far more memory than the pixels take."""
+    tags, packed = image.tag_v2, image.info.get("compression") != "raw"
+    tile = tags.get(322, 0) * tags.get(323, 0)
+    if tile > max(image.width * image.height, _LARGEST_TILE):
+        raise ImageError(name, f"is a TIFF with tiles of {tile:,} pixels, more than the photo has")
+    if tags.get(284) == 2 and not packed and max(tags.get(258, (8,))) > 8:
+        raise ImageError(name, "is a TIFF with 16-bit planes, which are not read; save it with its colours interleaved")
+    if image.mode in ("F", "I") and packed and tags.prefix == b"MM":
+        raise ImageError(name, "is a big-endian TIFF of packed numbers, which are not read; save it as 8 or 16 bits")
+
+
+def _reduce(name: str, image: Image.Image, parts: Parts, min_side: int | None, max_pixels: int) -> tuple[int, int]:
+    """Have a JPEG reduced while it is decoded, and refuse what is too large; the size before."""
+    width, height = size = image.size
+    if not parts.in_rows:  # others are held whole while they are decoded
+        _check(name, image, max_pixels)
+    if parts.scan:
+        wanted = 1 if min_side is None else min(size) // min_side
+        fits = next((scale for scale in (1, 2, 4) if width * height <= max_pixels * scale**2), 8) * parts.in_rows
+        scale = max(fits, next((scale for scale in (8, 4, 2) if scale <= wanted), 1))
+        image.draft("RGB", (max(1, width // scale), max(1, height // scale)))
+        _check(name, image, max_pixels)
+    return size
+
+
+def _without_end(name: str, image: Image.Image, parts: Parts, max_pixels: int, tolerant: bool) -> Image.Image:
+    """A JPEG whose end is not marked, with one, if all its rows are there.
+
+    They are if they do not depend on what comes after the file's last byte: decoders fill what is missing.
+    """
+    picture = parts.picture.rstrip(b"\xff")
+    if len(picture.rstrip(b"\0")) < len(picture) - 16:  # space that a download has not filled yet
+        picture = picture.rstrip(b"\0\xff")
+    ended = [JpegImageFile(io.BytesIO(picture + more + b"\xff\xd9")) for more in (b"", b"\x55" * 64)]
+    if not tolerant:
+        for one in ended:
+            _reduce(name, one, parts, None, max_pixels)
+        if ImageChops.difference(*(one.convert("RGB") for one in ended)).getbbox():
+            raise ImageError(name, "is damaged (the file is truncated)")
+    again = JpegImageFile(io.BytesIO(picture + b"\xff\xd9"))
+    again.draft("RGB", image.size)
+    return again
+
+
+def _load(image: Image.Image, metadata: Metadata, tolerant: bool) -> Metadata:
+    """Decode; what is left to do of the metadata's orientation."""
+    tags = Image.Exif()
+    tags[_ORIENTATION] = metadata.orientation
+    # A decoder that turns photos itself (TIFF) asks for all tags then, and gives up where one is broken.
+    image.getexif = lambda: tags
+    try:
+        image.load()
+    except Exception:
+        if not tolerant or image.getbbox() is None:
+            raise
+    return replace(metadata, orientation=tags.get(_ORIENTATION, 1))
+
+
+def _to_rgb(image: Image.Image, profile: bytes) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _grey(image)
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        if profile:
+            colours = to_srgb(image.getchannel("L") if image.mode == "LA" else rgba.convert("RGB"), profile)
+            colours.putalpha(rgba.getchannel("A"))
+            rgba = colours
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return to_srgb(image if image.mode in ("L", "CMYK") else image.convert("RGB"), profile)
+
+
+def _extreme(image: Image.Image, which: int) -> float:
+    """The least or largest number of an image with one band."""
+    found = image.getextrema()[which]
+    assert not isinstance(found, tuple)
+    return found
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Numbers of 16 or 32 bits as 8 bits, some rows at a time."""
+    # Pillow opens a 16-bit file as I;16 or, for some formats, as 32-bit I; F has no fixed range.
+    top = 65535 if image.mode != "F" else max(_extreme(image, 1), 1.0)
+    transparent = image.info.get("transparency")
+    grey, rows = Image.new("L", image.size), max(1, _STRIP // image.width)
+    for row in range(0, image.height, rows):
+        values = np.asarray(image.crop((0, row, image.width, min(row + rows, image.height)))).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("it holds numbers that are not finite")
+        if isinstance(transparent, int):
+            values[values == transparent] = top
+        grey.paste(Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8)), (0, row))
+    return grey
