@@ -598,12 +598,12 @@ import uvicorn
 from fastapi.testclient import TestClient
 from mrnn.cli import main
 
-def ask(app, **options):
-    with TestClient(app, base_url="http://localhost") as client:
+def ask(server, sockets):
+    with TestClient(server.config.app, base_url="http://localhost") as client:
         answer = client.post("/v1/caption", files={"image": open(os.environ["PHOTO"], "rb")})
     print(answer.status_code, len(answer.json()["captions"]))
 
-uvicorn.run = ask
+uvicorn.Server.run = ask
 code = main(sys.argv[1:])
 assert "torch" not in sys.modules, "PyTorch was imported"
 raise SystemExit(code)
