@@ -207,8 +207,9 @@ def train(
     from mrnn.corpora import read_corpora
 
     room = workshop("recipes.training")
+    place = _device(device)
     corpus = read_corpora(data)
-    with workshop("training.distributed").join(_device(device)) as world:
+    with workshop("training.distributed").join(place) as world:
         call = room.Call(typed_command(), cache, world.device, text=text, world=world)
         if world.leads:
             _say_device(device, world.device)
