@@ -265,7 +265,7 @@ class Pipeline:
         boxes = None
         if self.model.uses_regions:
             given = features.boxes
-            boxes = self.encoder.boxes(open_image(image)) if given is None else given[0]
+            boxes = self.encoder.boxes(open_image(image, tolerant=self.encoder.tolerant)) if given is None else given[0]
             boxes = None if boxes is None else boxes[1:]  # attention is paid to regions; the whole is always seen
         return Explanation(sentence, words, float(self.familiarity.percentile(b[None])[0]), support, boxes)
 

@@ -21,6 +21,7 @@ Null = Annotated[
 ]
 Data = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="(required, repeatable)")]
 Json = Annotated[bool, arg(help="Print JSON, one object a line.", help_behavior_hint="")]
+Tolerant = Annotated[bool, arg(help="Of truncated photos take what there is.", help_behavior_hint="")]
 Device = Annotated[str, arg(metavar="auto|cpu|cuda|mps", help="Where to compute; auto says what it took.")]
 Hand = Annotated[
     Literal["auto", "onnx", "torch"], arg(help="What computes: ONNX Runtime or PyTorch; auto is the former if it can.")
@@ -35,8 +36,8 @@ class Usage(Exception):
     """A mistake in how a verb is called, which ends with exit code 2."""
 
 
-def open_model(name: str, device: str = "auto", runtime: Hand = "auto") -> "Pipeline":
-    """The model of a verb.
+def open_model(name: str, device: str = "auto", runtime: Hand = "auto", tolerant: bool = False) -> "Pipeline":
+    """The model of a verb, which with `tolerant` takes of truncated photos what there is.
 
     Raises:
         Usage: The device is not to be had.
@@ -53,6 +54,8 @@ def open_model(name: str, device: str = "auto", runtime: Hand = "auto") -> "Pipe
         raise Usage(f"--device {device}: {error}") from None
     if device == "auto" and str(found.model.device) != "cpu":
         say(f"device: {found.model.device}")
+    if tolerant:
+        found.encoder.tolerant = True
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from mrnn.cli.console import Device, Json, Usage, as_json, bar, open_model, say, warn
+from mrnn.cli.console import Device, Json, Tolerant, Usage, as_json, bar, open_model, say, warn
 
 Place = Annotated[
     str | None, arg(metavar="DIR|s3://...", help_behavior_hint="(default: your data folder, or $MRNN_LIBRARY)")
@@ -14,14 +14,20 @@ Place = Annotated[
 
 
 def _open(
-    library: str | None, model: str, device: str, rebuild: bool = False, make: bool = False, searched: bool = False
+    library: str | None,
+    model: str,
+    device: str,
+    rebuild: bool = False,
+    make: bool = False,
+    searched: bool = False,
+    tolerant: bool = False,
 ):
     from mrnn.library import Library, default_library, place_of
 
     place = place_of(library or default_library())
     if not make and not place.has("library.json"):
         raise ValueError(f"{place}: there is no photo library; run mrnn index FOLDER first")
-    pipeline = open_model(model, device)
+    pipeline = open_model(model, device, tolerant=tolerant)
     if searched:
         pipeline.model.prepare("search")
     return Library(str(place), pipeline, rebuild)
@@ -40,6 +46,7 @@ def index(
     exclude: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="GLOB", help_behavior_hint="(repeatable)")] = (),
     retry: bool = False,
     prune: bool = False,
+    tolerant: Tolerant = False,
     ray: Annotated[tuple[()] | tuple[str] | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
     device: Device = "auto",
 ) -> int:
@@ -54,6 +61,7 @@ def index(
         exclude: Names, or paths below the folder, that are passed over, such as '*.png' or 'private/*'.
         retry: Try damaged photos again too, although their files have not changed.
         prune: Take photos that are gone out of the library, even if more than half of the folder's are.
+        tolerant: Of truncated photos take what there is, also of those that were left out before.
         ray: Index by many processes, one a core: on this machine, or on the Ray cluster with this address.
         device: Where to compute.
     """
@@ -61,13 +69,14 @@ def index(
     from mrnn.tasks.familiarity import GUESS
 
     folder = folder.expanduser()
-    photos = _open(library, model, device, rebuild, make=folder.is_dir() or is_list(folder))
+    make = folder.is_dir() or is_list(folder)
+    photos = _open(library, model, device, rebuild, make, tolerant=tolerant)
     with bar("indexing") as advance:
         report = photos.index(
             folder,
             advance,
             exclude=exclude,
-            retry=retry,
+            retry=retry or tolerant,
             prune=prune,
             waiting=_waiting,
             ray=None if ray is None else "".join(ray),
@@ -194,7 +203,8 @@ def search(
     found = ranked if all else [photo for photo in ranked if photo.fits]
     for photo in found:
         if json:
-            fields = {"photo": str(photo.path), "score": photo.score, "caption": photo.caption, "taken": photo.taken}
+            fields = {"photo": str(photo.path), "score": photo.score, "caption": photo.caption}
+            fields |= {"taken": photo.taken, "taken_from": photo.taken_from}
             places = [str(path) for path in photo.places]
             print(as_json({**fields, "familiar": photo.familiar, "evidence": photo.evidence, "places": places}))
         else:

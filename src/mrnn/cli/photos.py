@@ -12,6 +12,7 @@ from mrnn.cli.console import (
     Json,
     Null,
     Photos,
+    Tolerant,
     Usage,
     as_json,
     bar,
@@ -39,6 +40,7 @@ def caption(
     seed: int | None = None,
     files_from: FilesFrom = "",
     null: Null = False,
+    tolerant: Tolerant = False,
     json: Json = False,
     device: Device = "auto",
 ) -> int:
@@ -56,6 +58,7 @@ def caption(
         seed: Of sampling, 0 if left out; the second photo's is one more, and so on, bad photos left out.
         files_from: A file that names photos and folders, one a line; `-` for standard input.
         null: Names end with a zero byte, in what is read and in what is printed.
+        tolerant: Of truncated photos take what there is.
         json: Print JSON, one object a line.
         device: Where to compute.
     """
@@ -71,7 +74,7 @@ def caption(
         raise Usage(f"--{next(iter(drawing)).replace('_', '-')} goes with --sample")
     elif beam is not None:
         options["beam"] = beam
-    pipeline = open_model(model, device)
+    pipeline = open_model(model, device, tolerant=tolerant)
     try:
         pipeline.options(**options)
     except ValueError as error:
@@ -101,6 +104,7 @@ def explain(
     data: Data = (),
     model: str = "base",
     cache: Path | None = None,
+    tolerant: Tolerant = False,
     json: Json = False,
     device: Device = "auto",
 ) -> int:
@@ -115,13 +119,14 @@ def explain(
         data: Training data, to show what was said of the photos most like this one.
         model: Bundled model, folder or hub name.
         cache: Folder of the feature cache.
+        tolerant: Of a truncated photo take what there is.
         json: Print JSON.
         device: Where to compute.
     """
     from mrnn.images import open_image
     from mrnn.tasks.familiarity import GUESS
 
-    pipeline = open_model(model, device)
+    pipeline = open_model(model, device, tolerant=tolerant)
     training = None
     if data:
         from mrnn.corpora import read_corpora
@@ -146,7 +151,7 @@ def explain(
     if out is not None:
         from mrnn.draw import draw_explanation
 
-        draw_explanation(found, open_image(photo, 600), out)
+        draw_explanation(found, open_image(photo, 600, tolerant=tolerant), out)
     return 0
 
 
@@ -160,6 +165,7 @@ def rank(
     score: Literal["raw", "normalised", "per-token", "posterior"] | None = None,
     files_from: FilesFrom = "",
     null: Null = False,
+    tolerant: Tolerant = False,
     json: Json = False,
     device: Device = "auto",
 ) -> int:
@@ -174,6 +180,7 @@ def rank(
         score: By default normalised for a photo's sentences, raw for a sentence's photos.
         files_from: A file that names photos and folders, one a line; `-` for standard input.
         null: Names end with a zero byte, in what is read and in what is printed.
+        tolerant: Of truncated photos take what there is.
         json: Print JSON, one object a line.
         device: Where to compute.
     """
@@ -185,7 +192,7 @@ def rank(
     from mrnn.tasks.retrieval import Query
 
     names = photos_of(photos, files_from, null)
-    pipeline = open_model(model, device)
+    pipeline = open_model(model, device, tolerant=tolerant)
     lines, failed = _read_sentences(sentences, pipeline) if sentences is not None else ([sentence or ""], 0)
     if not lines:
         raise ValueError(f"{sentences}: holds no sentence")

@@ -46,7 +46,12 @@ class Encoder:
         fingerprint: Encoders that agree in it give the same features.
         feature_shape: Of one photo's features; (D,) if None.
         classifier: (C, D) weights and (C,) bias of the network's classes over pooled features, if it has them.
+
+    Attributes:
+        tolerant: Of a truncated photo take what there is.
     """
+
+    tolerant = False
 
     def __init__(
         self,
@@ -101,7 +106,7 @@ class Encoder:
         Raises:
             ImageError: The photo cannot be used.
         """
-        return self.preprocessing(source)
+        return self.preprocessing(source, self.tolerant)
 
     def _decode(self, source: ImageSource) -> np.ndarray | ImageError:
         try:

@@ -130,7 +130,7 @@ class BoxRegions(Encoder):
         Raises:
             ImageError: The photo cannot be used.
         """
-        photo = open_image(source)
+        photo = open_image(source, tolerant=self.tolerant)
         return np.stack([self.preprocessing(crop(photo, box)) for box in self.boxes(photo)])
 
 

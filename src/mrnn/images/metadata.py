@@ -49,7 +49,7 @@ def read_metadata(exif: bytes, xmp: bytes) -> Metadata:
     if orientation is None and (match := re.search(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*(\d)", xmp)):
         orientation = int(match[1])
     taken, taken_from = _taken(tags, gps, xmp, order)
-    return Metadata(orientation if orientation in range(1, 9) else 1, taken, taken_from)
+    return Metadata(orientation if orientation and 1 <= orientation <= 8 else 1, taken, taken_from)
 
 
 def _taken(tags: _Tags, gps: _Tags, xmp: bytes, order: str | None) -> tuple[datetime | None, str]:

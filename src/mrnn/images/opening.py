@@ -97,18 +97,19 @@ def open_photo(
             profile = parts.profile or image.info.get("icc_profile")
             metadata = _metadata(image, parts)
             size = _reduce(name, image, parts, min_side, max_pixels)
-            if image.format == "JPEG" and not parts.has_end:
+            if parts.scan and not parts.has_end:
                 image = _without_end(name, image, parts, max_pixels, tolerant)
             metadata = _load(image, metadata, tolerant)
-            if isinstance(image, TiffImageFile) and image.mode == "I":
-                if not 0 <= _extreme(image, 0) <= _extreme(image, 1) <= 65535:
-                    raise ImageError(name, "is a TIFF of 32-bit or negative numbers, which have no known range")
+            if isinstance(image, TiffImageFile) and image.mode == "I" and not _fits_16_bits(image):
+                raise ImageError(name, "is a TIFF of 32-bit or negative numbers, which have no known range")
         if image.size != size and metadata.orientation in _SIDEWAYS:
             size = size[::-1]  # of a JPEG that was reduced
         method = _UPRIGHT.get(metadata.orientation)
         upright = image if method is None else image.transpose(method)
         width, height = upright.size if image.size == size else size
-        return OpenedPhoto(_to_rgb(upright, _bytes(profile)), width, height, metadata.taken, metadata.taken_from)
+        rgb = _to_rgb(upright, _bytes(profile))
+        rgb.info.clear()  # what the file said of orientation and colours is not true of it any more
+        return OpenedPhoto(rgb, width, height, metadata.taken, metadata.taken_from)
 
 
 def pixels_to_decode(source: bytes, min_side: int | None = None) -> int:
@@ -293,6 +294,10 @@ def _to_rgb(image: Image.Image, profile: bytes) -> Image.Image:
             rgba = colours
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return to_srgb(image if image.mode in ("L", "CMYK") else image.convert("RGB"), profile)
+
+
+def _fits_16_bits(image: Image.Image) -> bool:
+    return 0 <= _extreme(image, 0) <= _extreme(image, 1) <= 65535
 
 
 def _extreme(image: Image.Image, which: int) -> float:

@@ -71,7 +71,7 @@ def _deal(
         Worker,
         batch_size=None,
         batch_format="pyarrow",
-        fn_constructor_args=(model, str(tables.place), tables.place.options, claims),
+        fn_constructor_args=(model, pipeline.encoder.tolerant, str(tables.place), tables.place.options, claims),
         compute=ray.data.ActorPoolStrategy(size=min(cpus, len(dealt))),
         num_cpus=1,
     )
@@ -140,6 +140,7 @@ class Worker:
 
     Args:
         model: Bundled model, or folder.
+        tolerant: Of truncated photos take what there is.
         where: The library's place.
         options: For object storage.
         claims: The actor `Claims`.
@@ -148,10 +149,11 @@ class Worker:
         ValueError: There is no such model here, or it is not the library's.
     """
 
-    def __init__(self, model: str, where: str, options: dict[str, str] | None, claims: Any):
+    def __init__(self, model: str, tolerant: bool, where: str, options: dict[str, str] | None, claims: Any):
         os.environ["OMP_NUM_THREADS"] = "1"  # for PyTorch, if the model needs it
         limit_cores(1)
         self._pipeline, self._claims = load(model, device="cpu"), claims
+        self._pipeline.encoder.tolerant = tolerant
         self._tables = tables_of(self._pipeline, place_of(where, options))
 
     def __call__(self, dealt: Any) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from mrnn.library.searching import present
 from mrnn.library.tables import Tables, vectors
 from mrnn.pipeline import Pipeline
 
-_SHOWN = ("hash", "taken", "width", "height", "captions", "likelihoods")
+_SHOWN = ("hash", "taken", "taken_from", "width", "height", "captions", "likelihoods")
 _X, _RDF = "adobe:ns:meta/", "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC, _IPTC = "http://purl.org/dc/elements/1.1/", "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/"
 _OWN = "urn:mrnn:xmp:1.0/"

@@ -3,11 +3,9 @@
 Shapes: N photos, S side of the encoder's input.
 """
 
-import contextlib
 import io
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,11 @@ import numpy as np
 from PIL import Image
 
 from mrnn.files import sha256
-from mrnn.images import BY_NAME, ImageError, open_image
+from mrnn.images import BY_NAME, ImageError, date_of, open_photo
 from mrnn.pipeline import Pipeline
 
 THUMBNAIL = 256
 CAPTIONS = 3
-SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations whose width and height change places
 _INT64 = 2**63 - 1
 
 
@@ -60,11 +57,19 @@ def read_file(pipeline: Pipeline, file: dict[str, Any], known: Container[str]) -
         if row["hash"] in known:
             return ReadFile(row, {})
         encoder = pipeline.encoder
-        side = round(encoder.preprocessing.side * encoder.preprocessing.scale)
-        by_name = Path(path).suffix.lower() in BY_NAME
-        image = open_image(path if by_name else content, min_side=max(THUMBNAIL, side))
-        photo = {"hash": row["hash"], **_head(content, row["time"] / 1e9), "thumbnail": _thumbnail(image)}
-        return ReadFile(row, photo, encoder.pixels(image))
+        source = path if Path(path).suffix.lower() in BY_NAME else content
+        least = max(THUMBNAIL, encoder.preprocessing.least_side)
+        opened = open_photo(source, min_side=least, tolerant=encoder.tolerant)
+        taken, taken_from = date_of(opened.taken, opened.taken_from, Path(path), row["time"] / 1e9)
+        photo = {
+            "hash": row["hash"],
+            "taken": taken,
+            "taken_from": taken_from,
+            "width": opened.width,
+            "height": opened.height,
+            "thumbnail": _thumbnail(opened.image),
+        }
+        return ReadFile(row, photo, encoder.pixels(opened.image))
     except ImageError as error:
         row["error"] = error.reason
     except UnicodeEncodeError:
@@ -92,24 +97,6 @@ def encode(pipeline: Pipeline, fresh: Sequence[ReadFile]) -> tuple[list[dict[str
         for read, b, described in zip(fresh, image, said, strict=True)
     ]
     return rows, sum(not described.familiar for described in said)
-
-
-def _head(content: bytes, modified: float) -> dict[str, Any]:
-    """Date and upright size of a photo, from its head alone."""
-    taken = "1970-01-01T00:00:00"
-    with contextlib.suppress(ValueError, OverflowError, OSError):  # a file's time may be any number
-        taken = datetime.fromtimestamp(modified).isoformat(timespec="seconds")
-    width = height = 0
-    with contextlib.suppress(Exception):  # metadata may hold anything; whether it is a photo is found out later
-        image = Image.open(io.BytesIO(content))
-        width, height = image.size
-        exif = image.getexif()
-        if exif.get(0x0112) in SIDEWAYS:
-            width, height = height, width
-        original = exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132)
-        if original:
-            taken = datetime.strptime(str(original)[:19], "%Y:%m:%d %H:%M:%S").isoformat()
-    return {"taken": taken, "width": width, "height": height}
 
 
 def _thumbnail(image: Image.Image) -> bytes:

@@ -26,7 +26,7 @@ SAMPLE = 1000
 # Bits that a photo must add to a sentence to fit it: one makes it twice as likely. Chosen on COCO's dev photos, see
 # docs/library.md.
 FITS = 1.0
-_SHOWN = ("hash", "taken", "captions")
+_SHOWN = ("hash", "taken", "taken_from", "captions")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Filters:
 
     Args:
         folder: Only photos in this folder or below it.
-        after: Only photos taken on this day or later; the file's time stands in for a date that EXIF lacks.
+        after: Only photos taken on this day or later, as `Found.taken` says.
         before: Only photos taken on this day or earlier.
         caption: Only photos with a caption that holds this, whatever the case.
     """
@@ -60,6 +60,8 @@ class Found:
         familiar: Whether it is like the photos that the model was trained on; else caption and score are a guess.
         evidence: Bits that the photo adds to the sentence, log2 P(w | I) / P(w); None where that cannot be told.
         places: All files that hold it.
+        taken_from: What says when it was taken: `EXIF`, `XMP`, `GPS`, `name` (the file's), `Takeout` (the file that
+            Google's export lays beside it), `file` (the file's time); empty where that was not kept.
     """
 
     id: str
@@ -70,6 +72,7 @@ class Found:
     familiar: bool = True
     evidence: float | None = None
     places: tuple[Path, ...] = ()
+    taken_from: str = ""
 
     @property
     def fits(self) -> bool:
@@ -223,6 +226,7 @@ def _found(
             not guess,
             None if math.isnan(bits) else float(bits),
             tuple(map(Path, sorted(places[row["hash"]]))),
+            row["taken_from"],
         )
         for row, score, bits, guess in zip(shown, scores, evidence, guesses, strict=True)
         if row["hash"] in places  # a photo without a file is what a kill left

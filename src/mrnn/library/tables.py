@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from mrnn.library.place import Place
-from mrnn.library.rows import SIDEWAYS
 from mrnn.pipeline import Pipeline
 
-FORMAT = 2
+FORMAT = 3
+_SIDEWAYS = (5, 6, 7, 8)  # orientations in the first format whose width and height change places
 INDEXED = 50_000
 _KEPT = timedelta(days=1)
 _OURS = ("lock", "writer.json", "contents.lance", "files.lance", "photos.lance")
@@ -83,6 +83,7 @@ class Tables:
                     ("image", pa.list_(pa.float16(), width)),
                     ("captions", pa.list_(pa.string())),
                     ("likelihoods", pa.list_(pa.float32())),
+                    ("taken_from", pa.string()),
                 ]
             ),
             "files": pa.schema(
@@ -100,13 +101,16 @@ class Tables:
         there = place.names()
         if "library.json" not in there and any(name not in _OURS for name in there):
             raise ValueError(f"{place}: is not empty and no photo library; give another --library")
-        former = {**self.identity, "format": 1}
-        if "library.json" not in there or (rebuild and not self._is(self.identity)) or self._is(former):
+        first, second = ({**self.identity, "format": number} for number in (1, 2))
+        former = "library.json" in there and (self._is(first) or self._is(second))
+        if "library.json" not in there or (rebuild and not self._is(self.identity)) or former:
             with self.writing():
                 # Another process may have done it meanwhile.
                 known = place.has("library.json")
-                if known and self._is(former):
+                if known and self._is(first):
                     self._take_over()
+                elif known and self._is(second):
+                    self._add_sources()
                 elif not known or not self._is(self.identity):
                     # The note first; then what is of another model, or what a full disk or a kill left half made.
                     for name in ("library.json", *_OURS[2:]):
@@ -316,6 +320,13 @@ class Tables:
     def _large(self, name: str) -> bool:
         return self.latest(name).count_rows() >= INDEXED
 
+    def _add_sources(self) -> None:
+        """Make room in the second format for what says when a photo was taken, which is not known of its photos."""
+        table = self._dataset("contents")
+        if "taken_from" not in table.schema.names:  # a kill may have come before the note was signed
+            table.add_columns({"taken_from": "''"})
+        self._sign()
+
     def _take_over(self) -> None:
         """Make the tables of what the first format had in one, `photos.lance`, without encoding a photo again."""
         import pyarrow as pa
@@ -332,9 +343,9 @@ class Tables:
                 for row in batch.to_pylist():
                     if row["hash"] not in seen:
                         seen.add(row["hash"])
-                        if row.pop("orientation") in SIDEWAYS:
+                        if row.pop("orientation") in _SIDEWAYS:
                             row["width"], row["height"] = row["height"], row["width"]
-                        rows.append({**row, "image": np.asarray(row["image"], np.float16)})
+                        rows.append({**row, "image": np.asarray(row["image"], np.float16), "taken_from": ""})
                 yield from pa.Table.from_pylist(rows, schema=self.schemas["contents"]).to_batches()
 
         def reader(name: str, batches: Iterator[Any]) -> Any:

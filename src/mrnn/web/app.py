@@ -21,12 +21,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Query, Request, Response, UploadFile
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field
 
 import mrnn
-from mrnn.images import ImageError, open_image
+from mrnn.images import ImageError, open_image, pixels_to_decode
 from mrnn.library import Filters, Found, Library, LibraryGone, UnknownPhoto
 from mrnn.pipeline import Described, Pipeline
 from mrnn.tasks.retrieval import Match
@@ -47,7 +46,7 @@ class Limits:
 
     Args:
         upload: Bytes of a request.
-        pixels: Of a photo.
+        pixels: Of a photo, as it is decoded: a JPEG may be reduced meanwhile.
         sentences: To rank for a photo.
         characters: Of a sentence.
         line: Requests that may wait for the model.
@@ -120,6 +119,7 @@ class FoundOut(BaseModel):
     score: float
     caption: str
     taken: str
+    taken_from: str = Field(description="what says so: EXIF, XMP, GPS, name, Takeout, file; empty if not known")
     familiar: bool
 
 
@@ -273,7 +273,7 @@ def create_app(
 
     async def photo_of(image: UploadFile) -> bytes:
         content = await image.read()
-        await asyncio.to_thread(_check_size, content, limits.pixels)
+        await asyncio.to_thread(_check_size, content, pipeline, limits.pixels)
         return content
 
     def sentence_of(text: str) -> str:
@@ -421,14 +421,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _check_size(photo: bytes, most: int) -> None:
-    """Refuse a photo by the size that its head tells; whether it can be decoded is found out when it is."""
+def _check_size(photo: bytes, pipeline: Pipeline, most: int) -> None:
+    """Refuse a photo by the size that it would be decoded in; whether it can be is found out when it is."""
     try:
-        width, height = Image.open(io.BytesIO(photo)).size
-    except Exception:  # the encoder says what is wrong with it
+        n = pixels_to_decode(photo, pipeline.encoder.preprocessing.least_side)
+    except ImageError:  # the encoder says what is wrong with it
         return
-    if width * height > most:
-        raise ImageError("photo", f"has {width} x {height} pixels, more than the limit of {most:,}")
+    if n > most:
+        raise ImageError("photo", f"has {n:,} pixels to decode, more than the limit of {most:,}")
 
 
 def _static(path: Path) -> Callable[[], Awaitable[FileResponse]]:
@@ -447,11 +447,13 @@ def _checked(id: str) -> str:
 
 def _found(f: Found) -> FoundOut:
     fields = asdict(f)
-    return FoundOut(name=f.path.name, **{key: fields[key] for key in ("id", "score", "caption", "taken", "familiar")})
+    return FoundOut(
+        name=f.path.name, **{key: fields[key] for key in ("id", "score", "caption", "taken", "taken_from", "familiar")}
+    )
 
 
 def _shown(shelf: Library, id: str) -> bytes:
-    image = open_image(shelf.path_of(id), min_side=SHOWN_SIDE)
+    image = open_image(shelf.path_of(id), min_side=SHOWN_SIDE, tolerant=True)
     image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
     out = io.BytesIO()
     image.save(out, "JPEG", quality=88)
