@@ -569,6 +569,96 @@ def test_a_library_of_the_first_format_is_taken_over(pipe, photos, tmp_path, mon
     assert counts(taken.index(photos)) == (0, 0, 0, 4)
 
 
+def test_a_library_of_the_second_format_gets_a_column(pipe, photos, tmp_path, monkeypatch):
+    lance = pytest.importorskip("lance")
+    library = Library(tmp_path / "library", pipe)
+    library.index(photos)
+    found = [(f.id, f.path, f.caption, f.taken) for f in library.search("a square")]
+    lance.dataset(str(tmp_path / "library" / "contents.lance")).drop_columns(["taken_from"])
+    (tmp_path / "library" / "library.json").write_text(json.dumps({**library.tables.identity, "format": 2}))
+    monkeypatch.setattr(reading, "encode", None)  # no photo is encoded again
+    again = Library(tmp_path / "library", pipe)
+    assert [(f.id, f.path, f.caption, f.taken) for f in again.search("a square")] == found
+    assert {f.taken_from for f in again.search("a square")} == {""}
+    monkeypatch.undo()
+    photo(photos / "IMG_20190304_050607.jpg", "red", 9)
+    assert counts(again.index(photos)) == (1, 0, 0, 4)
+    new = next(f for f in Library(tmp_path / "library", pipe).search() if f.taken_from)
+    assert (new.taken, new.taken_from) == ("2019-03-04T05:06:07", "name")
+
+
+def test_every_photo_gets_a_row_and_says_when_it_was_taken(pipe, library, tmp_path, capsys):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    made = Image.new("RGB", (64, 48), (200, 30, 30))
+    wanted = {}
+    for i, (name, tags, source) in enumerate(
+        [
+            ("tag.jpg", {0x0132: "2018:05:17 10:00:00"}, "EXIF"),
+            ("IMG-20170304-WA0001.jpg", {0x0112: 40000}, "name"),
+            ("takeout.jpg", {0x0132: "0000:00:00 00:00:00"}, "Takeout"),
+            ("file.jpg", {0x0132: "9999:12:31 23:59:59"}, "file"),
+        ]
+    ):
+        exif = Image.Exif()
+        exif.update(tags)
+        made.putpixel((0, 0), (i, 0, 0))
+        content = io.BytesIO()
+        if 0x0112 in tags:
+            del exif[0x0112]
+        made.save(content, "JPEG", exif=exif)
+        if 0x0112 in tags:  # too large for a SHORT's sign
+            head = b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\x40\x9c\0\0\0\0\0\0"
+            plain = content.getvalue()
+            content = io.BytesIO(plain[:2] + b"\xff\xe1" + (len(head) + 2).to_bytes(2) + head + plain[2:])
+        (folder / name).write_bytes(content.getvalue())
+        wanted[name] = source
+    (folder / "takeout.jpg.json").write_text('{"photoTakenTime": {"timestamp": "1400000000"}}')
+    os.utime(folder / "file.jpg", (4e9, 4e9))
+    report = library.index(folder)
+    assert counts(report) == (4, 0, 0, 0)
+    found = library.search()
+    assert {f.path.name: f.taken_from for f in found} == wanted
+    assert [f.path.name for f in found] == ["file.jpg", "tag.jpg", "IMG-20170304-WA0001.jpg", "takeout.jpg"]
+    library.export(tmp_path / "all.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert {Path(row["image"]).name: row["taken_from"] for row in rows} == wanted
+    assert {(row["width"], row["height"]) for row in rows} == {(64, 48)}
+
+
+@pytest.mark.parametrize("time", [2**80, -(2**80), 2**63, 0])
+def test_a_files_time_may_be_any_number(pipe, photos, time):
+    from mrnn.library.rows import file_row, read_file
+
+    read = read_file(pipe, file_row(str(photos / "red.jpg"), 1, time), ())
+    assert read.photo["taken_from"] in ("file", "")
+
+
+def test_colours_of_thumbnails_and_served_copies_are_those_of_the_photo(library, photos):
+    field = Path(__file__).resolve().parents[2] / "shared" / "field" / "08"
+    if not field.is_dir():
+        pytest.skip(f"no field cases at {field}")
+    shutil.copy(field / "icc-adobergb.jpg", photos / "adobe.jpg")
+    shutil.copy(field / "00-base.png", photos / "base.png")
+    library.index(photos)
+    adobe, base = (Image.open(io.BytesIO(library.thumbnail(photos / name))) for name in ("adobe.jpg", "base.png"))
+    assert "icc_profile" not in adobe.info
+    assert np.abs(np.asarray(adobe).astype(int) - np.asarray(base)).mean() < 2
+
+
+def test_truncated_photos_are_taken_when_that_is_asked_for(library, photos):
+    content = (photos / "red.jpg").read_bytes()
+    (photos / "cut.jpg").write_bytes(content[: len(content) * 3 // 4])
+    assert [error.reason for error in library.index(photos).errors] == ["is damaged (the file is truncated)"]
+    library.pipeline.encoder.tolerant = True
+    try:
+        report = library.index(photos, retry=True)
+    finally:
+        library.pipeline.encoder.tolerant = False
+    assert (counts(report), report.errors) == ((1, 0, 0, 4), [])
+    assert Image.open(io.BytesIO(library.thumbnail(photos / "cut.jpg"))).size == (64, 48)
+
+
 XMP = """<?xml version="1.0" encoding="UTF-8"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="4"

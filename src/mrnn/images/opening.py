@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import import_module
@@ -11,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageChops
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -157,7 +159,7 @@ def _name(source: ImageSource) -> str:
     return str(source) if isinstance(source, StoredPhoto) else os.fspath(source)
 
 
-def _open(name: str, source: str | os.PathLike | StoredPhoto | bytes) -> tuple[Image.Image, Parts]:
+def _open(name: str, source: str | os.PathLike | StoredPhoto | bytes) -> tuple[ImageFile, Parts]:
     """A photo that is not decoded yet, and the parts of its file."""
     if isinstance(source, bytes):
         content = source
@@ -250,7 +252,7 @@ def _reduce(name: str, image: Image.Image, parts: Parts, min_side: int | None, m
     return size
 
 
-def _without_end(name: str, image: Image.Image, parts: Parts, max_pixels: int, tolerant: bool) -> Image.Image:
+def _without_end(name: str, image: ImageFile, parts: Parts, max_pixels: int, tolerant: bool) -> ImageFile:
     """A JPEG whose end is not marked, with one, if all its rows are there.
 
     They are if they do not depend on what comes after the file's last byte: decoders fill what is missing.
@@ -258,18 +260,33 @@ def _without_end(name: str, image: Image.Image, parts: Parts, max_pixels: int, t
     picture = parts.picture.rstrip(b"\xff")
     if len(picture.rstrip(b"\0")) < len(picture) - 16:  # space that a download has not filled yet
         picture = picture.rstrip(b"\0\xff")
-    ended = [JpegImageFile(io.BytesIO(picture + more + b"\xff\xd9")) for more in (b"", b"\x55" * 64)]
+    *_, last = re.finditer(rb"\xff[\xc4\xda]", picture)
+    if last.end() + max(2, int.from_bytes(picture[last.end() : last.end() + 2])) > len(picture):
+        picture = picture[: last.start()]  # the head of one more scan, cut off
+    ended = JpegImageFile(io.BytesIO(picture + b"\xff\xd9"))
     if not tolerant:
-        for one in ended:
-            _reduce(name, one, parts, None, max_pixels)
-        if ImageChops.difference(*(one.convert("RGB") for one in ended)).getbbox():
+        if not parts.has_all_scans:
             raise ImageError(name, "is damaged (the file is truncated)")
+        _reduce(name, ended, parts, None, max_pixels)
+        for bits in (0x55, 0xAA, 0xFE):
+            other = JpegImageFile(io.BytesIO(picture + _more(picture, bits) + b"\xff\xd9"))
+            _reduce(name, other, parts, None, max_pixels)
+            if ImageChops.difference(ended.convert("RGB"), other.convert("RGB")).getbbox():
+                raise ImageError(name, "is damaged (the file is truncated)")
     again = JpegImageFile(io.BytesIO(picture + b"\xff\xd9"))
     again.draft("RGB", image.size)
     return again
 
 
-def _load(image: Image.Image, metadata: Metadata, tolerant: bool) -> Metadata:
+def _more(picture: bytes, bits: int) -> bytes:
+    """Rows of nothing, also behind the marks at which a JPEG's rows may begin anew, counted on from its last."""
+    last = max(picture.rfind(bytes([0xFF, mark])) for mark in range(0xD0, 0xD8))
+    following = picture[last + 1] + 1 if last >= 0 else 0
+    rows = bytes([bits]) * 64
+    return rows + b"".join(bytes([0xFF, 0xD0 + (following + i) % 8]) + rows for i in range(8))
+
+
+def _load(image: ImageFile, metadata: Metadata, tolerant: bool) -> Metadata:
     """Decode; what is left to do of the metadata's orientation."""
     tags = Image.Exif()
     tags[_ORIENTATION] = metadata.orientation
@@ -278,8 +295,9 @@ def _load(image: Image.Image, metadata: Metadata, tolerant: bool) -> Metadata:
     try:
         image.load()
     except Exception:
-        if not tolerant or image.getbbox() is None:
+        if not tolerant or image.im is None or image.im.getbbox() is None:
             raise
+        image.tile = []  # nothing more is decoded
     return replace(metadata, orientation=tags.get(_ORIENTATION, 1))
 
 

@@ -25,6 +25,7 @@ class Parts:
         xmp: The XMP packet.
         profile: The ICC colour profile.
         scan: Of a JPEG, where its compressed rows begin in `picture`; 0 for other formats.
+        components: Of a JPEG: planes of colour.
         in_rows: Whether it is a JPEG that is decoded a few rows at a time, so that a reduced size needs little memory.
     """
 
@@ -33,12 +34,23 @@ class Parts:
     xmp: bytes = b""
     profile: bytes = b""
     scan: int = 0
+    components: int = 0
     in_rows: bool = False
 
     @property
     def has_end(self) -> bool:
         """Whether a JPEG's end is marked."""
         return self.picture.find(b"\xff\xd9", self.scan) >= 0
+
+    @property
+    def has_all_scans(self) -> bool:
+        """Whether the scans of a JPEG that has begun tell every coefficient of every component to its last bit."""
+        told = set()
+        for match in re.finditer(rb"\xff\xda..([\1-\4])", self.picture[self.scan :], re.DOTALL):
+            rest = self.picture[self.scan + match.end() :][: 2 * match[1][0] + 3]
+            if len(rest) == 2 * match[1][0] + 3 and not rest[-1] & 15:
+                told |= {(component, k) for component in rest[:-3:2] for k in range(rest[-3], rest[-2] + 1)}
+        return len(told) == 64 * self.components
 
 
 def split(content: bytes) -> Parts:
@@ -66,7 +78,7 @@ def _split_jpeg(content: bytes) -> Parts:
             in_rows = frame in (0xC0, 0xC1) and body[:1] == bytes([components])
             parts = [profile[i][1:] for i in sorted(profile)]
             whole = bool(parts) and len(parts) == next(iter(profile.values()))[0]
-            return Parts(b"".join(kept), exif, xmp, b"".join(parts) if whole else b"", scan, in_rows)
+            return Parts(b"".join(kept), exif, xmp, b"".join(parts) if whole else b"", scan, components, in_rows)
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
             exif += body[6:]
         elif marker == 0xE1 and body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
