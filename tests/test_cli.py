@@ -105,6 +105,18 @@ def test_caption_prints_a_line_a_photo(mrnn, model, tmp_path):
     assert result.err == ""
 
 
+def test_truncated_photos_are_used_when_that_is_asked_for(mrnn, model, tmp_path):
+    cut = photo(tmp_path / "cut.jpg", "red", size=(200, 150))
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    (tmp_path / "sentences.txt").write_text("a red square\n")
+    for verb in (("caption", cut), ("rank", cut, "--sentences", tmp_path / "sentences.txt", "--score", "raw")):
+        refused = mrnn(*verb, "--model", model)
+        assert (refused.code, refused.out) == (1, "")
+        assert "is damaged (the file is truncated)" in refused.err
+        taken = mrnn(*verb, "--model", model, "--tolerant")
+        assert (taken.code, taken.out.startswith(str(cut))) == (0, True)
+
+
 def test_captions_go_into_a_file_though_a_bar_is_on_the_terminal(model, tmp_path):
     photos = [photo(tmp_path / f"{c}.jpg", c) for c in ("red", "blue")]
     out, (terminal, end) = tmp_path / "out.txt", pty.openpty()

@@ -258,6 +258,8 @@ def test_a_tiff_with_broken_tags_opens_upright():
         segment(0xE1, b"") + segment(0xEB, b"\0"),
         segment(0xE1, b"Exif\0\0" + random.Random(4).randbytes(65_000)) * 40,
         b"",
+        b"\xff\xe1\xff\xff" + b"too long for the file",
+        b"\xff\xec\0\0",
         segment(0xFE, b"short")[:-2] + b"junk between",
     ],
     ids=[
@@ -272,6 +274,8 @@ def test_a_tiff_with_broken_tags_opens_upright():
         "empty",
         "megabytes",
         "nothing",
+        "too long",
+        "no length",
         "junk",
     ],
 )

@@ -72,6 +72,8 @@ def _split_jpeg(content: bytes) -> Parts:
         marker, start = match[1][0], match.end()
         at = start + max(2, int.from_bytes(content[start : start + 2]))
         body = content[start + 2 : at]
+        if at > len(content):  # longer than the file: what follows is looked for within it
+            at = start
         if marker == 0xDA:
             scan = sum(map(len, kept))
             kept.append(content[match.start() :])
