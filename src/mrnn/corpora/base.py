@@ -262,7 +262,7 @@ class CorpusBuilder:
             self.report.add("names that fit several photos", f"{name}: {' or '.join(map(str, paths[:3]))}")
         for path in self._uncaptioned((path for path in files.values() if isinstance(path, Path)), finder.folders):
             self.report.add("photos without captions", path.name)
-        photos = _one_split_each(photos, self.report)
+        photos = _one_split_each(_apart(photos), self.report)
         if not photos:
             reasons = "; ".join(self.report.lines())
             raise ValueError(f"{self.folder}: {self.name} layout, but no photo with a caption is left ({reasons})")
@@ -308,12 +308,23 @@ class CorpusBuilder:
                     yield path
 
 
-def _same_content(one: StoredPhoto, other: StoredPhoto) -> bool:
-    if one.size != other.size:
+def _same_content(one: PhotoFile, other: PhotoFile) -> bool:
+    if isinstance(one, StoredPhoto) and isinstance(other, StoredPhoto) and one.size != other.size:
         return False
     with contextlib.suppress(OSError):
         return one.read_bytes() == other.read_bytes()
     return False
+
+
+def _apart(photos: list[Photo]) -> list[Photo]:
+    """The photos; of those whose folders number them each on its own, the number is no key."""
+    first: dict[tuple[str, str], Photo] = {}
+    apart = set()
+    for photo in photos:
+        known = first.setdefault((photo.key, photo.path.name), photo)
+        if known is not photo and not _same_content(known.path, photo.path):
+            apart |= {known.id, photo.id}
+    return [replace(photo, key=str(photo.path.resolve())) if photo.id in apart else photo for photo in photos]
 
 
 def _one_split_each(photos: Iterable[Photo], report: Report) -> list[Photo]:

@@ -110,8 +110,8 @@ class PhotoFinder:
         said = next(filter(None, map(split_in, reversed(folders))), "")
         for tree, by_name in zip(self._trees, self._listed[1], strict=True):
             if paths := [p for p in by_name.get(last, ()) if not said or split_of_folder(p.parent, tree) in ("", said)]:
-                paths = _most(paths, lambda path: _agree(folders, _plain(str(path.parent)).split("/")))
-                paths = _most(paths, lambda path: bool(split) and split in map(split_in, path.parts))
+                paths = _most(paths, [_agree(folders, _plain(str(path)).split("/")[:-1]) for path in paths])
+                paths = _most(paths, [split_of_folder(path.parent, tree) == split for path in paths])
                 return self._only(name, paths)
         return None
 
@@ -129,9 +129,9 @@ class PhotoFinder:
         for tree in self._trees:
             by_names.append(by_name := defaultdict(list))
             for folder, files in walk(tree):
-                start = _plain(os.path.normpath(folder)) + "/"
+                start = os.path.normpath(folder)
                 for file in filter(is_photo, files):
-                    by_path[start + _plain(file)].append(folder / file)
+                    by_path[_plain(f"{start}/{file}")].append(folder / file)
                     by_name[_plain(file)].append(folder / file)
         return by_path, by_names
 
@@ -147,7 +147,6 @@ def _agree(one: list[str], other: list[str]) -> int:
     return next((n for n, (a, b) in enumerate(zip(one[::-1], other[::-1], strict=False)) if a != b), len(one))
 
 
-def _most(paths: list[Path], score) -> list[Path]:
+def _most(paths: list[Path], scores: Sequence[int]) -> list[Path]:
     """Those with the highest score."""
-    scores = [score(path) for path in paths]
-    return [path for path, own in zip(paths, scores, strict=True) if own == max(scores)]
+    return [path for path, score in zip(paths, scores, strict=True) if score == max(scores)]

@@ -12,7 +12,6 @@ from pathlib import Path
 from mrnn.corpora.base import Corpus, CorpusBuilder, read_captions_file
 from mrnn.corpora.splits import normal_split
 from mrnn.corpora.table import column_names, read_captions, tables
-from mrnn.files import read_text
 
 _LISTS = {
     "train": ("*trainImages.txt", "train.txt", "*_train.txt"),
@@ -61,7 +60,7 @@ def read(folder: Path, images: Sequence[Path] = ()) -> Corpus:
                 builder.caption(photo, caption, where=where)
     for split, patterns in _LISTS.items():
         for path in {path for pattern in patterns for path in folder.glob(pattern)}:
-            for line in read_text(path).splitlines():
+            for line in read_captions_file(path).splitlines():
                 if line.strip():
                     builder.split(_photo_name(line.strip()), normal_split(split))
     return builder.build()

@@ -59,11 +59,14 @@ def tables(folder: Path, names: Sequence[str]) -> list[Path]:
     return [path for path in files if columns_of(column_names(path)) is not None]
 
 
-def _tables(place: Path) -> list[Path]:
-    """Those to read: all whose names say a split, if one is of train photos or all say one; else the first."""
+def _found(place: Path) -> list[Path]:
     if not place.is_dir():
         return tables(place.parent, [place.name])
-    found = tables(place, [p.name for p in place.iterdir() if p.stem.lower() != "metadata"])
+    return tables(place, [p.name for p in place.iterdir() if p.stem.lower() != "metadata"])
+
+
+def _chosen(found: list[Path]) -> list[Path]:
+    """Those to read: all whose names say a split, if one is of train photos or all say one; else the first."""
     found = list({path.stem.lower(): path for path in reversed(found)}.values())[::-1]  # one of several formats
     named = [path for path in found if split_in(path.stem)]
     if len(named) == len(found) or any(split_in(path.stem) == "train" for path in named):
@@ -73,7 +76,7 @@ def _tables(place: Path) -> list[Path]:
 
 def recognises(place: Path) -> bool:
     """Whether the folder, or the file, is a table with a photo and a caption column."""
-    return bool(_tables(place))
+    return bool(_found(place))
 
 
 def read(place: Path, images: Sequence[Path] = ()) -> Corpus:
@@ -82,8 +85,11 @@ def read(place: Path, images: Sequence[Path] = ()) -> Corpus:
     Raises:
         ValueError: It is damaged.
     """
-    paths = _tables(place)
+    found = _found(place)
+    paths = _chosen(found)
     builder = CorpusBuilder(f"table ({', '.join(path.name for path in paths)})", paths[0].parent, images)
+    if others := [path.name for path in found if path not in paths]:
+        builder.report.notes.append(f"further tables are not read: {', '.join(others)}")
     for path in paths:
         for where, image, captions, split in read_captions(path, builder.report):
             split = split_in(path.stem) or None if split is None else split
@@ -205,7 +211,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
         last = columns is not None and columns.captions == tuple(names[-1:])
         for number, cells in _records(lines[header:], delimiter):
             if cells is not None and last and len(cells) > len(names):
-                cells[len(names) - 1 :] = [delimiter.join(cells[len(names) - 1 :])]
+                cells = lines[header + number - 1].split(delimiter, len(names) - 1)
             row = None if cells is None or len(cells) != len(names) else dict(zip(names, cells, strict=True))
             yield f"{path.name} line {header + number}", row
 
@@ -225,7 +231,7 @@ def _lines(text: str) -> list[str]:
 def _header(lines: Sequence[str]) -> tuple[int, str, list[str]]:
     """How many lines a text table has up to its header, the delimiter, and the columns; none if they are not found."""
     for used, line in enumerate(lines, 1):
-        if line.strip() and not re.fullmatch("sep=.", line.strip()):  # by which Excel is told the delimiter
+        if line.strip() and not re.fullmatch("(?i)sep=.", line.strip()):  # by which Excel is told the delimiter
             with contextlib.suppress(csv.Error):
                 readings = [(d, next(csv.reader([line], delimiter=d, skipinitialspace=True), [])) for d in DELIMITERS]
                 known = (reading for reading in readings if columns_of(reading[1]))
@@ -239,19 +245,25 @@ def _records(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[s
 
     Such a quotation takes in all lines after it, so reading goes on with the next line.
     """
-    read = functools.partial(csv.reader, delimiter=delimiter, skipinitialspace=True)
     at = 0
     while at < len(lines):
-        number, reader = at + 1, read(f"{line}\n" for line in lines[at : at + _LINES])
-        cells: list[str] | None = None
-        with contextlib.suppress(csv.Error):
-            cells = next(reader)
-            if reader.line_num > 1:  # then it must be a quotation as it should be
-                cells = next(read(["\n".join(lines[at : at + reader.line_num])], strict=True))
-                at += reader.line_num - 1
-        at += 1
-        if cells != [] and lines[number - 1].strip():
-            yield number, cells
+        used, cells = _record(lines[at : at + _LINES], delimiter)
+        if cells != [] and lines[at].strip():
+            yield at + 1, cells
+        at += used
+
+
+def _record(lines: Sequence[str], delimiter: str) -> tuple[int, list[str] | None]:
+    """How many lines the first record takes, and its cells."""
+    read = functools.partial(csv.reader, delimiter=delimiter, skipinitialspace=True)
+    try:
+        reader = read(f"{line}\n" for line in lines)
+        cells = next(reader)
+        if reader.line_num == 1:
+            return 1, cells
+        return reader.line_num, next(read(["\n".join(lines[: reader.line_num])], strict=True))
+    except csv.Error:
+        return 1, None
 
 
 def columns_of(names: Iterable[str]) -> Columns | None:
