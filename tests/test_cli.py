@@ -313,7 +313,7 @@ def test_train_evaluate_and_caption_from_a_made_data_set(mrnn, made, cache, tmp_
     other = shutil.copytree(made, tmp_path / "other")
     photo(other / "images" / "100000_0123456789.jpg", "blue", 99)
     changed = mrnn(*(other if part is made else part for part in command))
-    assert changed.code == 1 and "belongs to a run with another recipe, data or encoder" in changed.err
+    assert changed.code == 1 and "belongs to a run with another data, features" in changed.err
 
     figures = tmp_path / "figures.json"
     plots = tmp_path / "plots"
@@ -598,12 +598,12 @@ import uvicorn
 from fastapi.testclient import TestClient
 from mrnn.cli import main
 
-def ask(app, **options):
-    with TestClient(app, base_url="http://localhost") as client:
+def ask(server, sockets):
+    with TestClient(server.config.app, base_url="http://localhost") as client:
         answer = client.post("/v1/caption", files={"image": open(os.environ["PHOTO"], "rb")})
     print(answer.status_code, len(answer.json()["captions"]))
 
-uvicorn.run = ask
+uvicorn.Server.run = ask
 code = main(sys.argv[1:])
 assert "torch" not in sys.modules, "PyTorch was imported"
 raise SystemExit(code)

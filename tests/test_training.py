@@ -228,8 +228,23 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path):
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
     train(small_model(), VOCABULARY, made_data(), made_data(16, 1), CONFIG, tmp_path, {"data": "one"})
-    with pytest.raises(ValueError, match="another recipe, data or encoder"):
+    with pytest.raises(ValueError, match="another data; give another --out, with --start"):
         train(small_model(), VOCABULARY, made_data(), made_data(16, 1), CONFIG, tmp_path, {"data": "two"})
+
+
+def test_a_run_that_has_ended_goes_on_when_more_epochs_are_asked_for(tmp_path):
+    first = train(small_model(), VOCABULARY, made_data(), made_data(16, 1), replace(CONFIG, epochs=1), tmp_path)
+    more = train(small_model(), VOCABULARY, made_data(), made_data(16, 1), replace(CONFIG, epochs=3), tmp_path)
+    assert (first.epoch, more.epoch, more.step) == (1, 3, 3 * first.step)
+    fewer = train(small_model(), VOCABULARY, made_data(), made_data(16, 1), replace(CONFIG, epochs=2), tmp_path)
+    assert fewer.epoch == 3, "what was trained is not undone"
+
+
+def test_a_refusal_names_the_options_that_differ(tmp_path):
+    train(small_model(), VOCABULARY, made_data(), made_data(16, 1), CONFIG, tmp_path)
+    other = replace(CONFIG, learning_rate=0.5, objective=ObjectiveConfig(contrastive=0.1))
+    with pytest.raises(ValueError, match=r"another training\.learning_rate, training\.objective\.contrastive; "):
+        train(small_model(), VOCABULARY, made_data(), made_data(16, 1), other, tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

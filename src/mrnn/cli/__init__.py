@@ -73,8 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(f"mrnn {mrnn.__version__}")
             return 0
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are no UTF-8, byte for byte
+        for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+            if isinstance(stream, io.TextIOWrapper):
+                # UTF-8 whatever the locale; names of files that are none go to pipes byte for byte.
+                stream.reconfigure(encoding="utf-8", errors=errors)
         if verb == "train":
             if not rest or rest[0].startswith("-"):
                 made = workshop("recipes").RECIPES

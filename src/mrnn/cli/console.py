@@ -1,16 +1,24 @@
 """What every verb shares: how it talks to people, and the types of common arguments."""
 
+import codecs
 import contextlib
 import json
+import os
 import shlex
 import sys
-from collections.abc import Callable, Generator
+import unicodedata
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-Photos = Annotated[Positional[tuple[Path, ...]], arg(metavar="PHOTO", help_behavior_hint="")]
+Photos = Annotated[Positional[tuple[Path, ...]], arg(metavar="PHOTO|FOLDER", help_behavior_hint="")]
+FilesFrom = Annotated[str, arg(metavar="FILE", help="A file of photos and folders, one a line; - for standard input.")]
+Null = Annotated[
+    bool,
+    arg(aliases=("-0",), help="End names with a zero byte, in what is read and printed: for find -print0, xargs -0."),
+]
 Data = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="(required, repeatable)")]
 Images = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="(repeatable)")]
 Json = Annotated[bool, arg(help="Print JSON, one object a line.", help_behavior_hint="")]
@@ -41,15 +49,84 @@ def open_model(name: str, device: str = "auto", runtime: Hand = "auto") -> "Pipe
     if device not in ("auto", "cpu", "cuda", "mps") and not device.startswith("cuda:"):
         raise Usage(f"--device {device}: there are auto, cpu, cuda and mps")
     try:
-        return load(name, runtime, device)
+        found = load(name, runtime, device)
     except DeviceError as error:
         raise Usage(f"--device {device}: {error}") from None
+    if device == "auto" and str(found.model.device) != "cpu":
+        say(f"device: {found.model.device}")
+    return found
+
+
+def photos_of(given: Sequence[Path], files_from: str = "", null: bool = False) -> list[str]:
+    """The photos that a verb is given, in the order given; of a folder all that are in it and below it.
+
+    Args:
+        given: Photos and folders.
+        files_from: A file that names more of them, `-` for standard input.
+        null: Whether its names end with a zero byte.
+
+    Raises:
+        Usage: Nothing is given.
+        ValueError: A folder holds no photo.
+        OSError: The file cannot be read.
+    """
+    from mrnn.library.walk import Walk
+
+    names = [str(path) for path in given]
+    if files_from:
+        content = sys.stdin.buffer.read() if files_from == "-" else Path(files_from).read_bytes()
+        listed = content.split(b"\0") if null else content.removeprefix(codecs.BOM_UTF8).splitlines()
+        names += [os.fsdecode(name) for name in listed if name.strip()]
+    elif not names:
+        raise Usage("give at least one photo or folder, or --files-from FILE")
+    photos = []
+    for name in names:
+        if not Path(name).is_dir():
+            photos.append(name)
+            continue
+        walk = Walk(Path(name))
+        found = [path for path, _ in walk]
+        for error in walk.unread:
+            warn(str(error))
+        if not found:
+            raise ValueError(f"{name}: holds no photo")
+        for kind, n in sorted(walk.passed.items()):
+            say(f"{visible(name)}: passed over {n:,} {kind}")
+        photos += found
+    return photos
 
 
 def warn_guess(described: "Described") -> None:
     """Name a photo whose captions are a guess."""
     if described.note:
         warn(f"{described.photo}: {described.note}")
+
+
+def visible(text: str) -> str:
+    """Text in which what would move a terminal's cursor is written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text
+    )
+
+
+def print_row(*fields: Any, null: bool = False) -> None:
+    """Print a row of a table for pipes: fields with a tab between them; with `null` as they are, a zero byte behind."""
+    texts = map(str, fields)
+    print("\t".join(texts if null else map(visible, texts)), end="\0" if null else "\n", flush=True)
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table for people: the first column to the left, numbers to the right below their headings."""
+    from rich.cells import cell_len
+
+    texts = [[visible(text) for text in row] for row in (headings, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
+    for first, *numbers in texts:
+        padded = [first + " " * (widths[0] - cell_len(first))]
+        padded += [" " * (width - cell_len(text)) + text for width, text in zip(widths[1:], numbers, strict=True)]
+        print("  ".join(padded).rstrip())
 
 
 def say(line: str) -> None:
@@ -59,7 +136,7 @@ def say(line: str) -> None:
 
 def warn(line: str) -> None:
     """Print a warning or an error on stderr."""
-    print(f"mrnn: {line}".replace("\n", "\\n"), file=sys.stderr)
+    print(f"mrnn: {visible(line)}", file=sys.stderr)
 
 
 def warn_photos(errors) -> None:

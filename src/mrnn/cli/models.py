@@ -59,7 +59,7 @@ def evaluate(
         data: Folder of the data set.
         images: Folder of its photos, if they are not with it.
         split: Which photos.
-        metrics: Which figures; `captions` needs Java and the extra eval.
+        metrics: Which figures; `captions` needs the extra eval, and Java for METEOR and the usual tokens.
         beam: Beams of the search; the model's own number if left out.
         shortlist: Photos that retrieval scores exactly for each sentence, 60 if left out, and five times as many
             sentences, where a photo has five captions, for each photo.
@@ -77,6 +77,7 @@ def evaluate(
     from mrnn.encoders import FeatureCache
     from mrnn.encoders.splits import encode_split
     from mrnn.evaluation import evaluate_captions, evaluate_likelihood, evaluate_retrieval
+    from mrnn.evaluation.captions import has_java
     from mrnn.files import write_json
     from mrnn.tasks.consensus import PLAIN, WEIGHTED
     from mrnn.tasks.familiarity import GUESS
@@ -117,6 +118,10 @@ def evaluate(
         figures |= evaluate_likelihood(pipeline, references, photos.features)
     captions, scores = [], {}
     if metrics in ("all", "captions"):
+        if not has_java():
+            warn(
+                "without Java, words are cut by our own tokeniser, which moves figures a little, and METEOR is left out"
+            )
         generation = pipeline.options() if beam is None else pipeline.options(beam=beam)
         said = None
         if known is not None:
@@ -211,8 +216,9 @@ def train(
     from mrnn.corpora import read_corpora
 
     room = workshop("recipes.training")
+    place = _device(device)
     corpus = read_corpora(data, images)
-    with workshop("training.distributed").join(_device(device)) as world:
+    with workshop("training.distributed").join(place) as world:
         call = room.Call(typed_command(), cache, world.device, text=text, world=world)
         if world.leads:
             _say_device(device, world.device)
@@ -298,7 +304,7 @@ def reproduce(
             say(f"{step.name}: perplexity {figures['perplexity']:.2f}, BLEU-4 {figures['BLEU-4']:.3f}")
 
         job.run(begin, progress, end)
-    print((job.out / "tables.md").read_text())
+    print((job.out / "tables.md").read_text(encoding="utf-8"))
     return 0
 
 

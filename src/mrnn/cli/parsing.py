@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ def parse(verb: Callable[..., int], arguments: list[str], program: str, descript
         with contextlib.redirect_stderr(stderr):
             return verb(*args, **options)
 
+    arguments = [_at_home(argument) for argument in arguments]
     refusal = io.StringIO()
     try:
         config = (tyro.conf.FlagCreatePairsOff, tyro.conf.AvoidSubcommands)
@@ -40,6 +42,12 @@ def parse(verb: Callable[..., int], arguments: list[str], program: str, descript
         if not started:  # a recipe that contradicts itself is refused while it is put together
             raise Usage(str(error)) from None
         raise
+
+
+def _at_home(argument: str) -> str:
+    """With `~` as the home folder, which shells leave alone in `--out=~/x` and between quotation marks."""
+    flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{flag}{equals}{os.path.expanduser(value)}"  # noqa: PTH111
 
 
 def _first_sentence(box: str) -> str:

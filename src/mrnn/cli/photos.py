@@ -8,13 +8,18 @@ from tyro.conf import Positional, arg
 from mrnn.cli.console import (
     Data,
     Device,
+    FilesFrom,
     Images,
     Json,
+    Null,
     Photos,
     Usage,
     as_json,
     bar,
     open_model,
+    photos_of,
+    print_row,
+    print_table,
     warn,
     warn_guess,
 )
@@ -33,13 +38,15 @@ def caption(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int | None = None,
+    files_from: FilesFrom = "",
+    null: Null = False,
     json: Json = False,
     device: Device = "auto",
 ) -> int:
-    """Write captions for photos, as lines of PHOTO, a tab, and the caption.
+    """Write captions for photos, as lines of PHOTO, a tab, and the caption, in the order given.
 
     Args:
-        photos: Photos to caption.
+        photos: Photos to caption, and folders of them.
         model: Bundled model, folder or hub name.
         n: Captions a photo.
         beam: Beams of the search; the model's own number if left out.
@@ -48,11 +55,12 @@ def caption(
         top_k: Sample among the k likeliest words.
         top_p: Sample among the likeliest words with this probability together.
         seed: Of sampling, 0 if left out; the second photo's is one more, and so on, bad photos left out.
+        files_from: A file that names photos and folders, one a line; `-` for standard input.
+        null: Names end with a zero byte, in what is read and in what is printed.
         json: Print JSON, one object a line.
         device: Where to compute.
     """
-    if not photos:
-        raise Usage("give at least one photo")
+    names = photos_of(photos, files_from, null)
     options: dict[str, Any] = {"n": n}
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     drawing = {key: value for key, value in drawing.items() if value is not None}
@@ -70,8 +78,8 @@ def caption(
     except ValueError as error:
         raise Usage(str(error)) from None
     failed = 0
-    with bar("captioning", len(photos)) as advance:
-        for described in pipeline.describe([str(photo) for photo in photos], **options):
+    with bar("captioning", len(names)) as advance:
+        for described in pipeline.describe(names, **options):
             failed += described.error is not None
             if described.error is not None:
                 warn(str(described.error))
@@ -81,7 +89,7 @@ def caption(
                 print(as_json({"photo": described.photo, **described.as_dict()}), flush=True)
             else:
                 for caption in described.captions:
-                    print(f"{described.photo}\t{caption.text}", flush=True)
+                    print_row(described.photo, caption.text, null=null)
             advance(1)
     return 1 if failed else 0
 
@@ -130,9 +138,10 @@ def explain(
     if json:
         print(as_json({"photo": str(photo), **found.as_dict()}))
     else:
-        print("\t".join(["word", "evidence", *found.words[0].branches]))
-        for w in found.words:
-            print("\t".join([w.token, f"{w.evidence:.2f}", *(f"{bits:.2f}" for bits in w.branches.values())]))
+        print_table(
+            ["word", "evidence", *(f"from {branch}" for branch in found.words[0].branches)],
+            [[w.token, f"{w.evidence:.2f}", *(f"{bits:.2f}" for bits in w.branches.values())] for w in found.words],
+        )
         for caption in found.support:
             print(f"said of a like photo: {caption}")
     if not found.familiar:
@@ -152,23 +161,25 @@ def rank(
     model: str = "base",
     top: int = 10,
     score: Literal["raw", "normalised", "per-token", "posterior"] | None = None,
+    files_from: FilesFrom = "",
+    null: Null = False,
     json: Json = False,
     device: Device = "auto",
 ) -> int:
     """Rank sentences for each photo, or photos for a sentence, by likelihood; lines of PHOTO, score, sentence.
 
     Args:
-        photos: Photos.
+        photos: Photos, and folders of them.
         sentences: A text file with a sentence a line: ranked for each photo.
         sentence: One sentence: the photos are ranked for it.
         model: Bundled model, folder or hub name.
         top: How many to print.
         score: By default normalised for a photo's sentences, raw for a sentence's photos.
+        files_from: A file that names photos and folders, one a line; `-` for standard input.
+        null: Names end with a zero byte, in what is read and in what is printed.
         json: Print JSON, one object a line.
         device: Where to compute.
     """
-    if not photos:
-        raise Usage("give at least one photo")
     if (sentences is None) == (sentence is None):
         raise Usage("give either --sentences FILE, to rank them for each photo, or --sentence, to rank the photos")
     if top < 1:
@@ -176,16 +187,17 @@ def rank(
     from mrnn.encoders import pool_features
     from mrnn.tasks.retrieval import Query
 
+    names = photos_of(photos, files_from, null)
     pipeline = open_model(model, device)
     lines, failed = _read_sentences(sentences, pipeline) if sentences is not None else ([sentence or ""], 0)
     if not lines:
         raise ValueError(f"{sentences}: holds no sentence")
-    with bar("encoding photos", len(photos)) as advance:
-        features, positions, errors = pool_features(pipeline.encoder, [str(photo) for photo in photos])
-        advance(len(photos))
+    with bar("encoding photos", len(names)) as advance:
+        features, positions, errors = pool_features(pipeline.encoder, names)
+        advance(len(names))
     for error in errors:
         warn(str(error))
-    familiar = _familiar(pipeline, features, [str(photos[i]) for i in positions])
+    familiar = _familiar(pipeline, features, [names[i] for i in positions])
     query: Query = "image" if sentence is None else "sentence"
     if positions:
         # Pools of any size: sentences in parts, of which each photo keeps the best.
@@ -199,12 +211,12 @@ def rank(
         for i, kept in enumerate(best):
             for value, j in kept:
                 of, text = (i, lines[j]) if query == "image" else (j, lines[0])
-                photo = photos[positions[of]]
+                photo = names[positions[of]]
                 if json:
-                    fields = {"photo": str(photo), "score": value, "sentence": text}
+                    fields = {"photo": photo, "score": value, "sentence": text}
                     print(as_json({**fields, "familiar": familiar[of]}))
                 else:
-                    print(f"{photo}\t{value:.2f}\t{text}")
+                    print_row(photo, f"{value:.2f}", text, null=null)
     return 1 if errors or failed else 0
 
 
@@ -291,7 +303,7 @@ def score(
                     known = familiar[place[str(path)]]
                     print(as_json({"image": image, "caption": caption, **fields, "familiar": known}))
                 else:
-                    numbers = "\t".join("" if v is None else f"{v:.3f}" for v in fields.values())
-                    print(f"{image}\t{caption}\t{numbers}")
+                    numbers = ("" if v is None else f"{v:.3f}" for v in fields.values())
+                    print_row(image, caption, *numbers)
             advance(len(some))
     return 1 if errors or broken or wordless else 0

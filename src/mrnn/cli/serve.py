@@ -1,12 +1,14 @@
 """The verb serve."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
 from mrnn.cli.console import Device, Usage, open_model, say, warn
+from mrnn.files import read_text
 
 
 def serve(
@@ -16,6 +18,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str = "",
+    token_file: Annotated[Path | None, arg(metavar="FILE")] = None,
+    root_path: Annotated[str, arg(metavar="/PATH")] = "",
     device: Device = "auto",
 ) -> int:
     """Serve the web page and the JSON API.
@@ -26,10 +30,21 @@ def serve(
         index: Folder of photos to keep the library up to date with while serving.
         host: Address to listen on; any other than this machine's own needs a token.
         port: To listen on.
-        token: That every request must bear; or set MRNN_TOKEN.
+        token: That every request must bear. All who use this machine see it in the list of processes: better name a
+            file, or set MRNN_TOKEN.
+        token_file: A file that holds the token.
+        root_path: Where a proxy has put the server, such as /photos.
         device: Where to compute.
     """
+    if token_file is not None:
+        if token:
+            raise Usage("give one token, by --token or by --token-file")
+        token = read_text(token_file).strip()
+        if not token:
+            raise ValueError(f"{token_file}: holds no token")
     token = token or os.environ.get("MRNN_TOKEN", "")
+    if root_path and not root_path.startswith("/"):
+        raise Usage(f"--root-path {root_path}: begins with a slash, such as /photos")
     if not 0 <= port < 2**16:
         raise Usage(f"--port {port}: there are 0 to 65535")
     try:
@@ -42,7 +57,7 @@ def serve(
     from mrnn.web import create_app, is_loopback
 
     if not is_loopback(host) and not token:
-        raise Usage(f"{host} can be reached from elsewhere: give a token by --token or in MRNN_TOKEN")
+        raise Usage(f"{host} can be reached from elsewhere: give a token by --token-file, --token or in MRNN_TOKEN")
     if index is not None and not index.is_dir():
         raise ValueError(f"{index}: no such folder")
     pipeline = open_model(model, device)
@@ -56,6 +71,27 @@ def serve(
         except ValueError as error:  # nobody asked for it: the rest can be served
             warn(f"no search: {error}")
     app = create_app(pipeline, photos, index, token or None)
-    say(f"http://{host}:{port}" + ("" if photos is None else f"  {len(photos):,} photos in {place}"))
-    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=30)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        root_path=root_path.rstrip("/"),
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=30,
+    )
+    server = uvicorn.Server(config)
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+            bound.listen(config.backlog)
+        except OSError as error:
+            raise ValueError(f"cannot listen on {host}, port {port} ({error.strerror})") from None
+        name = f"[{host}]" if ":" in host else host
+        say(
+            f"http://{name}:{bound.getsockname()[1]}{config.root_path}"
+            + ("" if photos is None else f"  {len(photos):,} photos in {place}")
+        )
+        server.run([bound])
     return 0

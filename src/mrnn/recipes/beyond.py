@@ -107,7 +107,7 @@ def classes() -> Recipe:
 
 
 def pair_text() -> Recipe:
-    """A GRU of 512 units over two networks side by side, on photos and, by `--text FILE`, on captions without photos."""
+    """A GRU of 512 units over two networks, on photos and, by `--text FILE`, on captions without photos."""
     recipe = gru()
     training = replace(recipe.training, epochs=4, batch=300, learning_rate=2e-3, weight_decay=0.1)
     return replace(

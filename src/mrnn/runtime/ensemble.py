@@ -6,6 +6,7 @@ Shapes: as in `protocol.py`; M and F are the members' together.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,11 @@ class Ensemble(Runtime):
         # A member's part of the text is as wide as what it says of any word.
         said = [member.text(np.zeros(1, np.int64), member.begin(1))[0] for member in members]
         self._text_ends = np.cumsum([text.shape[1] for text in said])[:-1]
+
+    @property
+    def device(self) -> Any:
+        """Of the members."""
+        return self.members[0].device
 
     def encode_image(self, features: Float[Array, "N ..."]) -> Float[Array, "N F"]:
         """The members' image vectors side by side."""

@@ -115,6 +115,11 @@ class OnnxRuntime(Runtime):
         self.uses_image, self.uses_regions = described["uses_image"], described["uses_regions"]
         self._state = [(tuple(s["shape"]), s["fill"], np.dtype(s["type"])) for s in described["state"]]
 
+    @property
+    def device(self) -> str:
+        """Of the graphs."""
+        return self.graphs.device
+
     def prepare(self, task: Literal["caption", "search"] = "caption") -> None:
         """The graphs, and the encoder's beside them."""
         wanted = (ENCODER, "search", "log_p", "image", "text") if task == "caption" else ("text", "gradient", "log_p")

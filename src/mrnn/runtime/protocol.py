@@ -45,6 +45,11 @@ class Runtime(ABC):
     uses_image: bool = True
     uses_regions: bool = False
 
+    @property
+    def device(self) -> Any:
+        """Where it computes: `cpu`, `cuda` or `mps`."""
+        return "cpu"
+
     @abstractmethod
     def encode_image(self, features: Float[Array, "N ..."]) -> Float[Array, "N F"]:
         """What the image alone says, once an image."""

@@ -42,8 +42,9 @@ def save_checkpoint(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
+    told: dict[str, Any],
 ) -> None:
-    """Write weights, optimiser state, best weights and random state."""
+    """Write weights, optimiser state, best weights and random state, and what tells the run from others."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in best.items()}
     for i, state in optimizer.state_dict()["state"].items():
@@ -54,29 +55,41 @@ def save_checkpoint(
     # clone: safetensors refuses tensors that share memory, as the best weights may with the model's.
     contiguous = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata={"progress": json.dumps(asdict(progress))})
+        # One entry, as the order of several would change from file to file.
+        save_file(contiguous, temporary, {"progress": json.dumps({**asdict(progress), "told": told})})
 
 
 def load_checkpoint(
-    path: Path, run: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, run: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer, told: dict[str, Any]
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Put a run back where it stood.
+
+    Args:
+        path: Of the checkpoint.
+        run: Fingerprint of the run that is asked for.
+        model: That takes the weights.
+        optimizer: That takes its state.
+        told: What tells this run from others, by the names of options.
 
     Returns:
         The progress, and the best weights so far.
 
     Raises:
-        ValueError: The file is damaged, or of a run with another recipe or data.
+        ValueError: The file is damaged, or of a run with another recipe or data; the message says what differs.
     """
     try:
         with safe_open(path, "pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
+            kept = json.loads(file.metadata()["progress"])
+            former = kept.pop("told", {})
+            progress = Progress(**kept)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise ValueError(f"{path}: damaged checkpoint ({error}); delete it to start again") from None
     if progress.run != run:
+        names = [name for name in told.keys() | former.keys() if told.get(name) != former.get(name)] if former else []
         raise ValueError(
-            f"{path}: belongs to a run with another recipe, data or encoder; give another --out, or delete it"
+            f"{path}: belongs to a run with another {', '.join(sorted(names)) or 'recipe, data or encoder'}; "
+            f"give another --out, with --start {path.parent} to go on from its model, or delete it"
         )
     try:
         return progress, _put_back(tensors, model, optimizer)

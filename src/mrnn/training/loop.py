@@ -39,7 +39,7 @@ class TrainingConfig:
     """How a model is trained. The papers do not give these values: all are our own choice, made on dev.
 
     Args:
-        epochs: At most.
+        epochs: At most. More of them may be asked for when a run has ended; the schedule then is that of all.
         batch: Sentences a step, of all processes together.
         optimizer: AdamW, or SGD with momentum .9.
         learning_rate: At the schedule's peak.
@@ -153,15 +153,17 @@ def train(
     if average is not None:
         trained["average"] = average
     optimizer = _optimizer(model, objective, config)
-    identity = {"training": asdict(config), "model": model.describe(), "run": run, "tokens": data.tokens}
-    progress = Progress(hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest())
+    told = _told({**(run or {}), "training": asdict(config), "model": model.describe(), "tokens": data.tokens})
+    told = json.loads(json.dumps(told))  # as a checkpoint gives it back
+    progress = Progress(hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest())
     best: dict[str, Tensor] = {}
     checkpoint = out / "checkpoint.safetensors"
     if world.leads:
         for file in (checkpoint, out / "log.jsonl"):
             remove_leftovers(file)
     if checkpoint.exists():
-        progress, best = load_checkpoint(checkpoint, progress.run, trained, optimizer)
+        progress, best = load_checkpoint(checkpoint, progress.run, trained, optimizer, told)
+        progress.finished = _ended(config, progress)  # it may be asked for more epochs now
     if not world.agree(int(progress.run[:15], 16), progress.step):
         raise ValueError(
             f"{out}: the processes do not see the same data, features or checkpoint; "
@@ -228,14 +230,30 @@ def train(
         if worth > progress.best:
             progress.best, progress.best_perplexity, progress.best_epoch = worth, score, progress.epoch
             best = {name: tensor.detach().clone() for name, tensor in measured.state_dict().items()}
-        waited = progress.epoch - progress.best_epoch
-        progress.finished = progress.epoch == config.epochs or waited >= config.patience
+        progress.finished = _ended(config, progress)
         if world.leads:
-            save_checkpoint(checkpoint, progress, trained, optimizer, best)
+            save_checkpoint(checkpoint, progress, trained, optimizer, best, told)
         world.wait()  # no process is ahead of what a restart would find
     model.load_state_dict(best)
     model.eval()
     return progress
+
+
+def _told(identity: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """What tells a run from others, by the names of its options; how long it trains may change while it does."""
+    found: dict[str, Any] = {}
+    for key, value in identity.items():
+        name = before + key
+        if isinstance(value, dict):
+            # The recipe's own are those that are trained with, beside its encoder and words.
+            found |= _told(value, "" if name == "recipe" else f"{name}.")
+        elif name not in ("training.epochs", "training.patience"):
+            found[name] = value
+    return found
+
+
+def _ended(config: TrainingConfig, progress: Progress) -> bool:
+    return progress.epoch >= config.epochs or progress.epoch - progress.best_epoch >= config.patience
 
 
 def _not_finite(what: str, step: int, epoch: int) -> ValueError:
@@ -321,13 +339,13 @@ class _Log:
         self._path, self._on_step, self._leads = path, on_step, leads
         if not leads:
             return
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for line in lines if _step(line) <= step]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
 
     def write(self, **record: Any) -> None:
         if not self._leads:
             return
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._on_step(record)

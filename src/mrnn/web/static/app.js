@@ -14,7 +14,8 @@ function element(name, text = "", attributes = {}) {
 
 async function ask(path, options = {}) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const response = await fetch(path, { ...options, headers });
+  // Beside this file, wherever a proxy has put it.
+  const response = await fetch(new URL(path, import.meta.url), { ...options, headers });
   if (response.status === 401) $("login").hidden = false;
   if (!response.ok) {
     const body = await response.json().catch(() => ({}));
@@ -57,7 +58,7 @@ async function caption() {
   const mine = ++asked;
   const wild = Number($("wildness").value);
   const fields = wild ? { sample: true, temperature: wild, seed: Math.floor(Math.random() * 1e9) } : {};
-  const answer = await (await ask("/v1/caption", form({ image: photo, n: 3, ...fields }))).json();
+  const answer = await (await ask("v1/caption", form({ image: photo, n: 3, ...fields }))).json();
   if (mine !== asked) return;
   $("guess").textContent = answer.note ? `This photo is ${answer.note}.` : "";
   $("captions").replaceChildren(
@@ -74,7 +75,7 @@ async function caption() {
 
 async function explain(sentence) {
   const mine = asked;
-  const answer = await (await ask("/v1/explain", form({ image: photo, sentence }))).json();
+  const answer = await (await ask("v1/explain", form({ image: photo, sentence }))).json();
   if (mine !== asked) return;
   const words = answer.words.slice(0, -1);
   $("words").replaceChildren(
@@ -114,7 +115,7 @@ function paint(heat) {
 }
 
 async function rank() {
-  const answer = await (await ask("/v1/rank", form({ image: photo, sentences: $("sentences").value }))).json();
+  const answer = await (await ask("v1/rank", form({ image: photo, sentences: $("sentences").value }))).json();
   $("ranking").replaceChildren(
     ...answer.map((r) => {
       const item = element("li", r.sentence);
@@ -129,7 +130,7 @@ async function rank() {
 const seen = new IntersectionObserver((entries) => {
   for (const entry of entries.filter((e) => e.isIntersecting)) {
     seen.unobserve(entry.target);
-    blobURL(`/v1/thumbnail/${entry.target.dataset.id}`).then((url) => (entry.target.src = url)).catch(() => {});
+    blobURL(`v1/thumbnail/${entry.target.dataset.id}`).then((url) => (entry.target.src = url)).catch(() => {});
   }
 }, { rootMargin: "300px" });
 
@@ -162,11 +163,11 @@ async function search(like = "", all = "") {
   const fields = { q: $("query").value, after: $("after").value, before: $("before").value, caption: $("with").value, like, all };
   for (const [key, value] of Object.entries(fields)) if (value) query.set(key, value);
   const told = like ? "like this one, best first" : fields.q ? "for this sentence, best first" : "by date, newest first";
-  show(await (await ask(`/v1/search?${query}`)).json(), told);
+  show(await (await ask(`v1/search?${query}`)).json(), told);
 }
 
 async function view(p) {
-  $("viewer-photo").src = await blobURL(`/v1/photo/${p.id}`);
+  $("viewer-photo").src = await blobURL(`v1/photo/${p.id}`);
   $("viewer-photo").alt = p.caption;
   const guess = p.familiar ? "" : " Unlike anything the model was trained on: a guess.";
   $("viewer-caption").textContent = `${p.caption} (${p.name}, ${p.taken.slice(0, 10)})${guess}`;
@@ -177,14 +178,14 @@ async function view(p) {
   });
   $("viewer-explain").onclick = () => guarded(async () => {
     $("viewer").close();
-    await take(await (await ask(`/v1/photo/${p.id}`)).blob());
+    await take(await (await ask(`v1/photo/${p.id}`)).blob());
     $("photo-title").scrollIntoView();
   });
   $("viewer").showModal();
 }
 
 async function indexState() {
-  const state = await (await ask("/v1/index")).json();
+  const state = await (await ask("v1/index")).json();
   $("library").hidden = $("find-like").hidden = !state.photos && !state.running;
   $("indexing").textContent = state.running
     ? `Indexing: ${state.done.toLocaleString()} of ${state.total.toLocaleString()} photos`
@@ -211,7 +212,7 @@ $("rank-form").addEventListener("submit", (e) => { e.preventDefault(); guarded(r
 $("search-form").addEventListener("submit", (e) => { e.preventDefault(); guarded(() => search()); });
 $("show-all").addEventListener("click", () => guarded(() => search("", "true")));
 $("find-like").addEventListener("click", () => guarded(async () => {
-  show(await (await ask("/v1/search", form({ image: photo }))).json(), "like yours, best first");
+  show(await (await ask("v1/search", form({ image: photo }))).json(), "like yours, best first");
   $("search-title").scrollIntoView();
 }));
 $("viewer-close").addEventListener("click", () => $("viewer").close());
