@@ -13,6 +13,7 @@ from mrnn.cli.console import (
     Data,
     Device,
     Hand,
+    Images,
     Usage,
     bar,
     open_model,
@@ -37,6 +38,7 @@ def evaluate(
     model: Positional[str] = "base",
     /,
     data: Data = (),
+    images: Images = (),
     split: str = "test",
     metrics: Literal["all", "likelihood", "captions", "retrieval"] = "all",
     beam: int | None = None,
@@ -55,6 +57,7 @@ def evaluate(
     Args:
         model: Bundled model, folder or hub name.
         data: Folder of the data set.
+        images: Folder of its photos, if they are not with it.
         split: Which photos.
         metrics: Which figures; `captions` needs the extra eval, and Java for METEOR and the usual tokens.
         beam: Beams of the search; the model's own number if left out.
@@ -95,7 +98,7 @@ def evaluate(
     if temperature is not None and (consensus != "weighted" or temperature <= 0):
         raise Usage("--temperature goes with --consensus weighted, and must be above 0")
     pipeline = open_model(model, device, runtime)
-    corpus = read_corpora(data)
+    corpus = read_corpora(data, images)
     report(corpus)
     if consensus and not pipeline.model.uses_image:
         raise Usage(f"--consensus needs a model that looks at the image, and {model} does not")
@@ -204,6 +207,7 @@ def train(
     name: str,
     data: tuple[Path, ...],
     out: Path,
+    images: tuple[Path, ...] = (),
     text: tuple[Path, ...] = (),
     cache: Path | None = None,
     device: str = "auto",
@@ -213,7 +217,7 @@ def train(
 
     room = workshop("recipes.training")
     place = _device(device)
-    corpus = read_corpora(data)
+    corpus = read_corpora(data, images)
     with workshop("training.distributed").join(place) as world:
         call = room.Call(typed_command(), cache, world.device, text=text, world=world)
         if world.leads:
@@ -247,6 +251,7 @@ def reproduce(
     table: Positional[str],
     /,
     data: Data = (),
+    images: Images = (),
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: results/TABLE)")] = None,
     alexnet: Annotated[Path | None, arg(metavar="FILE")] = None,
     vgg16: Annotated[Path | None, arg(metavar="FILE")] = None,
@@ -260,6 +265,7 @@ def reproduce(
     Args:
         table: flickr8k, flickr30k, iaprtc12 or coco.
         data: Folder of the data set.
+        images: Folder of its photos, if they are not with it.
         out: Folder of the results: tables.md, results.json, plots, and the trained models.
         alexnet: AlexNet's weights in torchvision's layout; fetched without, if online.
         vgg16: VGG-16's weights in torchvision's layout; fetched without, if online.
@@ -275,7 +281,7 @@ def reproduce(
         raise Usage("say where the data set is: --data DIR")
     asked, device = device, _device(device)
     _say_device(asked, device)
-    corpus = read_corpora(data)
+    corpus = read_corpora(data, images)
     report(corpus)
     weights = {name: path for name, path in (("alexnet", alexnet), ("vgg16", vgg16)) if path is not None}
     job = room.Reproduction(table, corpus, out or Path("results") / table, weights, cache, device)
@@ -347,6 +353,7 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
 
     def train_flags(
         data: Data = (),
+        images: Images = (),
         out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(required)")] = None,
         text: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = (),
         cache: Path | None = None,
@@ -357,6 +364,7 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
 
         Args:
             data: Folder of a data set; give it again for more than one.
+            images: Folder of its photos, if they are not with it.
             out: Folder for the model, its checkpoint, log and curves.
             text: Captions without photos to learn from too: Karpathy's JSON layout, or a caption a line; repeatable.
             cache: Folder of the feature cache.
@@ -365,7 +373,7 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
         """
         if not data or out is None:
             raise Usage("say where the data set is and where the model goes: --data DIR --out DIR")
-        return train(recipe, recipe_name, data, out, text, cache, device)
+        return train(recipe, recipe_name, data, out, images, text, cache, device)
 
     description = (
         f"{train_flags.__doc__}".split("\n")[0]
