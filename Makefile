@@ -5,14 +5,18 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint format bench docs clean
 
-$(VENV)/.demo: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo]'
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mrnn needs Python 3.11 or later, and $(PYTHON) is %d.%d: make PYTHON=python3.12 names another" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV): half a minute"
+	$(BIN)/python -m pip install -c constraints.txt -e '.[demo]'
 	touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV), PyTorch among it: some minutes"
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@# KenLM is compiled where there is no wheel; without a compiler the one test against it is skipped.
 	$(BIN)/python -m pip install --quiet kenlm || echo "KenLM cannot be built here; its test will be skipped"
 	touch $@

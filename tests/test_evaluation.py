@@ -37,7 +37,7 @@ def test_the_published_hypotheses_give_the_published_bleu(data):
     ours = [metrics[f"BLEU-{n}"] for n in range(1, 5)]
     # .67546 .50261 .36687 .27160, equal to pycocoevalcap's own BLEU; those published leave the last digit open.
     assert ours == pytest.approx([0.675, 0.502, 0.367, 0.271], abs=7e-4)
-    tokens = dict(enumerate([text] for text in penn_treebank([[h] for h in hypotheses], flat=True)))
+    tokens = dict(enumerate(penn_treebank([[h] for h in hypotheses])))
     scorer = pytest.importorskip("pycocoevalcap.bleu.bleu").Bleu(4)
     with contextlib.redirect_stdout(io.StringIO()):
         assert ours == pytest.approx(scorer.compute_score(dict(enumerate(penn_treebank(references))), tokens)[0])
@@ -118,3 +118,15 @@ def test_captions_of_a_model_are_measured():
     assert [c.tokens for c in captions] == [several[0].tokens for several in pipe.caption_features(features, beam=2)]
     assert {"BLEU-4", "CIDEr", "METEOR", "ROUGE-L"} <= set(metrics)
     assert all(isinstance(value, float) for value in metrics.values())
+
+
+def test_without_java_all_but_meteor_is_told_by_our_own_tokens(monkeypatch):
+    pytest.importorskip("pycocoevalcap", reason="pycocoevalcap is not installed")
+    said = ["a dog runs on the grass", "two men play"]
+    references = [["A dog runs on the grass .", "the dog is running"], ["Two men are playing football", "two men play"]]
+    usual = caption_metrics(said, references) if shutil.which("java") else None
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    figures = caption_metrics(said, references)
+    assert "METEOR" not in figures and figures["BLEU-1"] == pytest.approx(1)
+    if usual is not None:
+        assert {name: usual[name] for name in figures} == pytest.approx(figures)

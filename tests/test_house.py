@@ -82,7 +82,7 @@ def test_no_room_asks_which_model_it_holds():
 
 
 def test_every_room_is_on_the_plan():
-    rooms = {p.name.removesuffix(".py") for p in SOURCE.iterdir() if not p.name.startswith(("__init__", "__pycache__"))}
+    rooms = {p.name.removesuffix(".py") for p in SOURCE.iterdir() if not p.name.startswith(("__init__", "__pycache__", "py.typed"))}
     assert rooms - {"bundled"} == set(USE) | set(WORKSHOP)
     plan = (SOURCE.parents[1] / "docs" / "architecture.md").read_text()
     for room in rooms - {"bundled", "__main__"}:
@@ -95,3 +95,17 @@ def test_the_core_never_imports_torchvision_and_never_unpickles():
         assert "import torchvision" not in text
         assert "import pickle" not in text
         assert text.count("torch.load(") == text.count("weights_only=True") - text.count("url(url"), path
+
+
+def test_text_is_read_and_written_as_utf8_whatever_the_locale():
+    for path in files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            said = {keyword.arg for keyword in node.keywords}
+            modes = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            text = node.func.attr in ("read_text", "write_text") or (
+                node.func.attr == "open" and any(mode in ("r", "w", "a", "x") for mode in modes)
+            )
+            # A name of our own that is called alike, `place.read_text(path)`, has an argument.
+            assert not text or "encoding" in said or (node.func.attr == "read_text" and node.args), (path, node.lineno)

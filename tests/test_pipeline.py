@@ -142,6 +142,13 @@ def test_half_precision_halves_the_file_and_keeps_the_captions(pipe, tmp_path, p
     assert [c[0].tokens for c in again.caption(photos)] == [c[0].tokens for c in pipe.caption(photos)]
 
 
+def test_one_photo_and_one_sentence_need_no_list(pipe, photos):
+    several = pipe.log_likelihood(photos[:1], ["a red square"])
+    assert pipe.log_likelihood(photos[0], "a red square") == pytest.approx(several)
+    assert pipe.log_likelihood(str(photos[0]), "a red square").shape == (1, 1)
+    assert [match.index for match in pipe.rank(photos[0], "a red square", score="raw")[0]] == [0]
+
+
 def test_log_likelihoods_agree_with_those_of_captions(pipe, photos):
     captions = pipe.caption(photos, n=2)
     for i, several in enumerate(captions):

@@ -8,6 +8,7 @@ from mrnn.text import END, SIGNS, START, UNKNOWN, Vocabulary, detokenise, tokeni
 
 TRICKY = "aAsStTmMdDrRvVeElL''\u2019\u02bc -.,_0١²½ﬁßİıΣςée\u0301\u0308\u200d\n\t\u00a0"
 TRICKY += "中文かがカﾞ\u3099\u309a々ー한ᄀ\u1161كَتَहिन्दी𠀀😀"
+TRICKY += "กน้ำํๆเา๑ກນ້ຳໝကိ္ဦျខ្ម់ស\u200b\u200c\ua9e0\uaa60\uaa7b"
 WORDS = ["a", "dog", "'s", "runs", "犬", "कुत्ता"]
 
 
@@ -17,6 +18,10 @@ WORDS = ["a", "dog", "'s", "runs", "犬", "कुत्ता"]
 @example("x\u3099 か")
 @example("dog's's 'S ' s")
 @example("ﾊ ﾟ")
+@example("ក្ ខ")
+@example("ก ้ ์ abc้ ก's้")
+@example("กํ า")
+@example("ဥ ီ")
 def test_detokenised_tokens_give_the_same_tokens(text):
     tokens = tokenise(text)
     assert tokenise(detokenise(tokens)) == tokens
@@ -58,10 +63,19 @@ def test_detokenised_tokens_give_the_same_tokens(text):
         ("ශ්\u200dරී ලංකා", "ශ්\u200dරී ලංකා"),
         ("\u200ddog\u200c \u200d 👩\u200d👩\u200d👧 cat", "dog cat"),
         ("Häus\u00adchen", "häuschen"),
+        ("สุนัขวิ่ง", "สุ นั ข วิ่ ง"),
+        ("หมา 2 ตัว", "ห ม า 2 ตั ว"),
+        ("หมา๒ตัวdog", "ห ม า ๒ ตั ว dog"),
+        ("ໝາແລ່ນ", "ໝ າ ແ ລ່ ນ"),
+        ("ខ្មែរ", "ខ្មែ រ"),
+        ("ခွေးတက္ကသိုလ်", "ခွေး တ က္က သို လ်"),
+        ("ข้าว\u200bผัด", "ข้ า ว ผั ด"),
+        ("น้ำดำ", "น้ำ ดำ"),
+        ("ຄຳ", "ຄຳ"),
     ],
 )
 def test_tokens(caption, tokens):
-    assert tokenise(caption) == unicodedata.normalize("NFKC", tokens).split()
+    assert tokenise(caption) == unicodedata.normalize("NFC", tokens).split()
 
 
 @pytest.mark.parametrize(
@@ -75,6 +89,38 @@ def test_tokens(caption, tokens):
 )
 def test_detokenise(tokens, text):
     assert detokenise(tokens) == text
+
+
+SENTENCES = {
+    "Thai": "สุนัขสีดำวิ่งบนหญ้าใกล้น้ำ",
+    "Lao": "ໝາດຳແລ່ນເທິງຫຍ້າ",
+    "Khmer": "ឆ្កែខ្មៅរត់លើស្មៅ",
+    "Burmese": "ခွေးနက်တစ်ကောင်ပြေးနေသည်",
+}
+
+
+@pytest.mark.parametrize("script", SENTENCES)
+def test_scripts_without_spaces_are_learnable_units_and_join_back(script):
+    tokens = tokenise(SENTENCES[script])
+    assert len(tokens) >= 6
+    assert "".join(tokens) == detokenise(tokens) == SENTENCES[script]
+    assert not any(unicodedata.category(token[0]).startswith("M") for token in tokens), "no mark without its letter"
+    assert set(tokens) <= set(Vocabulary.build([tokens] * 5).tokens)
+
+
+@given(st.lists(st.sampled_from([t for s in SENTENCES.values() for t in tokenise(s)] + ["犬", "dog", "๒"])))
+def test_any_order_of_learnt_tokens_is_a_sentence_with_these_tokens(tokens):
+    assert tokenise(detokenise(tokens)) == tokens
+
+
+def test_captions_of_thai_are_learnt(data):
+    path = data.parent / "field" / "20" / "captions.csv"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    captions = [line.partition(",")[2] for line in path.read_text().splitlines()[1:]]
+    vocabulary = Vocabulary.build(map(tokenise, captions))
+    assert len(vocabulary) > 20
+    assert all(detokenise(tokenise(caption)) == caption for caption in captions)
 
 
 def test_precomposed_and_combining_accents_are_one_word():

@@ -1,5 +1,6 @@
 """Reading and writing files so that nothing is ever half there."""
 
+import codecs
 import contextlib
 import glob
 import hashlib
@@ -84,16 +85,28 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$").encode(errors="replace").decode()
 
 
+def unicode_encoding(start: bytes) -> str:
+    """Python's name of the encoding that a text's first bytes are in, UTF-16 or UTF-8; the first letter is ASCII."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" in start[:2]:
+        return "utf-16-be" if start[0] == 0 else "utf-16-le"
+    return "utf-8-sig"
+
+
 def read_text(path: Path | str) -> str:
-    """Read a UTF-8 text file, with or without a byte-order mark.
+    """Read a text file in UTF-8, with or without a byte-order mark, or in UTF-16.
 
     Raises:
-        ValueError: It is not UTF-8; the message names the line.
+        ValueError: It is neither; the message names the line.
     """
     content = Path(path).read_bytes()
+    encoding = unicode_encoding(content)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
+        if encoding != "utf-8-sig":
+            raise ValueError(f"{path}: damaged UTF-16") from None
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path}: line {line} is not UTF-8; convert the file to UTF-8 first") from None
 

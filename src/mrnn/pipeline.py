@@ -124,13 +124,14 @@ class Pipeline:
             return self._fingerprint
         return workshop("models.saving").fingerprint_of(self.model.model, self.vocabulary)  # ty: ignore[missing-attribute]
 
-    def features(self, images: Sequence[ImageSource]) -> Float[np.ndarray, "N ..."]:
-        """Pooled features of photos.
+    def features(self, images: Sequence[ImageSource] | ImageSource) -> Float[np.ndarray, "N ..."]:
+        """Pooled features of photos, or of one.
 
         Raises:
             ImageError: The first photo that cannot be used.
         """
-        features, _, errors = pool_features(self.encoder, images)
+        alone = isinstance(images, (str, bytes)) or not isinstance(images, Sequence)
+        features, _, errors = pool_features(self.encoder, [images] if alone else images)
         if errors:
             raise errors[0]
         return features
@@ -161,8 +162,6 @@ class Pipeline:
         Raises:
             ImageError: A photo cannot be used.
         """
-        if isinstance(images, (str, bytes)) or not isinstance(images, Sequence):
-            images = [images]
         return self.caption_features(self.features(images), **options)
 
     def caption_features(self, features: Float[np.ndarray, "N ..."], **options: Any) -> list[list[Caption]]:
@@ -200,12 +199,13 @@ class Pipeline:
             for photo, several, guess in zip(photos, captions, guesses, strict=True)
         ]
 
-    def sentence_ids(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Ids of sentences, without signs.
+    def sentence_ids(self, sentences: Sequence[str] | str) -> list[list[int]]:
+        """Ids of sentences, or of one, without signs.
 
         Raises:
             ValueError: A sentence has no word.
         """
+        sentences = [sentences] if isinstance(sentences, str) else sentences
         ids = [self.vocabulary.encode(tokenise(sentence)) for sentence in sentences]
         for sentence, some in zip(sentences, ids, strict=True):
             if not some:
@@ -306,7 +306,9 @@ class Pipeline:
             vectors = first_order(self.model, self.vocabulary, sentences, image.mean(0)).vectors
         return Consensus(image, said, config, vectors)
 
-    def retriever(self, features: Float[np.ndarray, "N ..."], sentences: Sequence[str], **options: Any) -> Retriever:
+    def retriever(
+        self, features: Float[np.ndarray, "N ..."], sentences: Sequence[str] | str, **options: Any
+    ) -> Retriever:
         """A `Retriever` over photos that are encoded already; options are its own.
 
         Raises:
@@ -320,16 +322,16 @@ class Pipeline:
 
     def log_likelihood(
         self,
-        images: Sequence[ImageSource],
-        sentences: Sequence[str],
+        images: Sequence[ImageSource] | ImageSource,
+        sentences: Sequence[str] | str,
         precision: Precision = "float32",
         memory: int = MEMORY,
     ) -> Float[np.ndarray, "N S"]:
         """Log P(sentence | image) of every pair: natural logarithm, end sign included.
 
         Args:
-            images: Photos.
-            sentences: Sentences of any words; those not known count as the unknown sign.
+            images: Photos, or one.
+            sentences: Sentences, or one, of any words; those not known count as the unknown sign.
             precision: Of the softmax's normaliser; `auto` may round where that is faster.
             memory: Bytes that may be held besides the result.
 
@@ -341,8 +343,8 @@ class Pipeline:
 
     def rank(
         self,
-        images: Sequence[ImageSource],
-        sentences: Sequence[str],
+        images: Sequence[ImageSource] | ImageSource,
+        sentences: Sequence[str] | str,
         query: Query = "image",
         top: int = 10,
         score: Score | None = None,
@@ -351,8 +353,8 @@ class Pipeline:
         """Rank sentences for every image, or images for every sentence.
 
         Args:
-            images: Photos.
-            sentences: Sentences.
+            images: Photos, or one.
+            sentences: Sentences, or one.
             query: `image` ranks sentences for images, `sentence` images for sentences.
             top: Candidates to return.
             score: `raw`, `normalised`, `per-token` or `posterior`; by default `normalised` for an image's

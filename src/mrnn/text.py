@@ -2,8 +2,9 @@
 
 A token is a word in lower case; punctuation is dropped, because the paper's sentences are made of words.
 The English clitics ('s, 're, ...) are tokens of their own, so that "dog's" and the Penn Treebank style
-"dog 's" of the Flickr8K file are the same two tokens. Han and Kana characters, which are written without
-spaces, are one token each; every other script (accented Latin, Hangul, Arabic, ...) is split at its spaces.
+"dog 's" of the Flickr8K file are the same two tokens. Scripts that are written without spaces are split into what is
+read as one character: Han and Kana into their characters; Thai, Lao, Khmer and Burmese into a letter with its vowel
+signs, tone marks and stacked letters. Every other script (accented Latin, Hangul, Arabic, ...) is split at its spaces.
 """
 
 import re
@@ -20,9 +21,21 @@ SIGNS = (START, END, UNKNOWN)
 # Without the combining voice marks and the middle dot, which stand among the Kana.
 _KANA = "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
 _UNSPACED = rf"{_KANA}\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_LETTER = rf"[^\W_{_UNSPACED}]"
-_CLITIC = rf"'(?:s|re|ve|d|ll|m)(?!{_LETTER})"
-_TOKEN = re.compile(rf"[{_UNSPACED}]|{_CLITIC}|{_LETTER}+(?:(?!{_CLITIC})'{_LETTER}+)*")
+# Thai, Lao, Burmese (three blocks), Khmer: letters, and what follows a letter and belongs to it.
+_BLOCKS = "".join(map(chr, (*range(0xE00, 0xF00), *range(0x1000, 0x10A0), *range(0x1780, 0x1800))))
+_BLOCKS += "".join(map(chr, (*range(0xA9E0, 0xAA00), *range(0xAA60, 0xAA80))))
+_AM = "\u0e33\u0eb3"  # Thai and Lao vowels that are letters to Unicode, but written over the letter before
+_STACK = "\u1039\u17d2"  # the letter after it goes under the one before it
+_BASE = "".join(c for c in _BLOCKS if unicodedata.category(c)[0] == "L" and c not in _AM)
+_TAIL = _AM + "".join(c for c in _BLOCKS if unicodedata.category(c)[0] == "M")
+_CLUSTER = rf"[{_BASE}](?:[{_STACK}][{_BASE}]|[\u200c\u200d]?[{_TAIL}])*"
+_LETTER = rf"[^\W_{_UNSPACED}{_BASE}{_AM}]"
+_PART = rf"(?:{_LETTER}|[{_TAIL}])"  # of a word; what belongs to a cluster has been taken by that
+_CLITIC = rf"'(?:s|re|ve|d|ll|m)(?!{_PART})"
+_TOKEN = re.compile(rf"[{_UNSPACED}]|{_CLUSTER}|{_CLITIC}|{_PART}+(?:(?!{_CLITIC})'{_PART}+)*")
+_BEGINS = re.compile(f"[{_UNSPACED}{_BASE}]")
+_ENDS = re.compile(rf"[{_UNSPACED}{_BASE}{_TAIL}](?<![{_STACK}])\Z")
+_ELSEWHERE = re.compile(f"[^{_BLOCKS}]+")
 _APOSTROPHES = str.maketrans("\u2019\u02bc\uff07", "'" * 3)
 _SOFT_HYPHEN = "\u00ad"
 # Persian and Indic words hold these between their letters; emoji are joined by them too.
@@ -38,27 +51,29 @@ def tokenise(caption: str) -> list[str]:
     Returns:
         Its tokens, without signs; empty if the caption has no word.
     """
-    text = unicodedata.normalize("NFKC", caption).lower().translate(_APOSTROPHES)
-    if text.isascii():
-        return _TOKEN.findall(text)
-    text = unicodedata.normalize("NFKC", text.replace(_SOFT_HYPHEN, ""))
+    if caption.isascii():
+        return _TOKEN.findall(caption.lower())
+    text = _normalise(caption).lower().translate(_APOSTROPHES)
+    text = _normalise(text.replace(_SOFT_HYPHEN, ""))
     # Combining marks (Arabic vowels, Devanagari signs) belong to their word but are no \w to Python:
     # the split is found with a letter standing in for each.
-    shadow = _JOINER.sub("x", "".join("x" if unicodedata.category(c)[0] == "M" else c for c in text))
+    shadow = _JOINER.sub("x", "".join("x" if unicodedata.category(c)[0] == "M" and c not in _TAIL else c for c in text))
     return [text[match.start() : match.end()] for match in _TOKEN.finditer(shadow)]
+
+
+def _normalise(text: str) -> str:
+    """Unicode's NFKC; NFC in the blocks of clusters, where NFKC takes letters apart that are written as one."""
+    text = _ELSEWHERE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    return unicodedata.normalize("NFC", text)
 
 
 def detokenise(tokens: Iterable[str]) -> str:
     """Join tokens into a readable sentence; `tokenise` of the result gives the tokens back."""
     text = ""
     for token in tokens:
-        joined = not text or token.startswith("'") or (_unspaced(token) and _unspaced(text))
+        joined = not text or token.startswith("'") or (_BEGINS.match(token) and _ENDS.search(text, len(text) - 1))
         text += token if joined else f" {token}"
     return text
-
-
-def _unspaced(text: str) -> bool:
-    return re.match(f"[{_UNSPACED}]", text[-1]) is not None
 
 
 class Vocabulary:

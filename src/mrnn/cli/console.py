@@ -20,6 +20,7 @@ Null = Annotated[
     arg(aliases=("-0",), help="End names with a zero byte, in what is read and printed: for find -print0, xargs -0."),
 ]
 Data = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="(required, repeatable)")]
+Images = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="(repeatable)")]
 Json = Annotated[bool, arg(help="Print JSON, one object a line.", help_behavior_hint="")]
 Tolerant = Annotated[bool, arg(help="Of truncated photos take what there is.", help_behavior_hint="")]
 Device = Annotated[str, arg(metavar="auto|cpu|cuda|mps", help="Where to compute; auto says what it took.")]

@@ -13,6 +13,7 @@ from mrnn.cli.console import (
     Data,
     Device,
     Hand,
+    Images,
     Usage,
     bar,
     open_model,
@@ -37,6 +38,7 @@ def evaluate(
     model: Positional[str] = "base",
     /,
     data: Data = (),
+    images: Images = (),
     split: str = "test",
     metrics: Literal["all", "likelihood", "captions", "retrieval"] = "all",
     beam: int | None = None,
@@ -55,8 +57,9 @@ def evaluate(
     Args:
         model: Bundled model, folder or hub name.
         data: Folder of the data set.
+        images: Folder of its photos, if they are not with it.
         split: Which photos.
-        metrics: Which figures; `captions` needs Java and the extra eval.
+        metrics: Which figures; `captions` needs the extra eval, and Java for METEOR and the usual tokens.
         beam: Beams of the search; the model's own number if left out.
         shortlist: Photos that retrieval scores exactly for each sentence, 60 if left out, and five times as many
             sentences, where a photo has five captions, for each photo.
@@ -74,6 +77,7 @@ def evaluate(
     from mrnn.encoders import FeatureCache
     from mrnn.encoders.splits import encode_split
     from mrnn.evaluation import evaluate_captions, evaluate_likelihood, evaluate_retrieval
+    from mrnn.evaluation.captions import has_java
     from mrnn.files import write_json
     from mrnn.tasks.consensus import PLAIN, WEIGHTED
     from mrnn.tasks.familiarity import GUESS
@@ -94,7 +98,7 @@ def evaluate(
     if temperature is not None and (consensus != "weighted" or temperature <= 0):
         raise Usage("--temperature goes with --consensus weighted, and must be above 0")
     pipeline = open_model(model, device, runtime)
-    corpus = read_corpora(data)
+    corpus = read_corpora(data, images)
     report(corpus)
     if consensus and not pipeline.model.uses_image:
         raise Usage(f"--consensus needs a model that looks at the image, and {model} does not")
@@ -114,6 +118,10 @@ def evaluate(
         figures |= evaluate_likelihood(pipeline, references, photos.features)
     captions, scores = [], {}
     if metrics in ("all", "captions"):
+        if not has_java():
+            warn(
+                "without Java, words are cut by our own tokeniser, which moves figures a little, and METEOR is left out"
+            )
         generation = pipeline.options() if beam is None else pipeline.options(beam=beam)
         said = None
         if known is not None:
@@ -199,6 +207,7 @@ def train(
     name: str,
     data: tuple[Path, ...],
     out: Path,
+    images: tuple[Path, ...] = (),
     text: tuple[Path, ...] = (),
     cache: Path | None = None,
     device: str = "auto",
@@ -208,7 +217,7 @@ def train(
 
     room = workshop("recipes.training")
     place = _device(device)
-    corpus = read_corpora(data)
+    corpus = read_corpora(data, images)
     with workshop("training.distributed").join(place) as world:
         call = room.Call(typed_command(), cache, world.device, text=text, world=world)
         if world.leads:
@@ -242,6 +251,7 @@ def reproduce(
     table: Positional[str],
     /,
     data: Data = (),
+    images: Images = (),
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: results/TABLE)")] = None,
     alexnet: Annotated[Path | None, arg(metavar="FILE")] = None,
     vgg16: Annotated[Path | None, arg(metavar="FILE")] = None,
@@ -255,6 +265,7 @@ def reproduce(
     Args:
         table: flickr8k, flickr30k, iaprtc12 or coco.
         data: Folder of the data set.
+        images: Folder of its photos, if they are not with it.
         out: Folder of the results: tables.md, results.json, plots, and the trained models.
         alexnet: AlexNet's weights in torchvision's layout; fetched without, if online.
         vgg16: VGG-16's weights in torchvision's layout; fetched without, if online.
@@ -270,7 +281,7 @@ def reproduce(
         raise Usage("say where the data set is: --data DIR")
     asked, device = device, _device(device)
     _say_device(asked, device)
-    corpus = read_corpora(data)
+    corpus = read_corpora(data, images)
     report(corpus)
     weights = {name: path for name, path in (("alexnet", alexnet), ("vgg16", vgg16)) if path is not None}
     job = room.Reproduction(table, corpus, out or Path("results") / table, weights, cache, device)
@@ -293,7 +304,7 @@ def reproduce(
             say(f"{step.name}: perplexity {figures['perplexity']:.2f}, BLEU-4 {figures['BLEU-4']:.3f}")
 
         job.run(begin, progress, end)
-    print((job.out / "tables.md").read_text())
+    print((job.out / "tables.md").read_text(encoding="utf-8"))
     return 0
 
 
@@ -342,6 +353,7 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
 
     def train_flags(
         data: Data = (),
+        images: Images = (),
         out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(required)")] = None,
         text: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = (),
         cache: Path | None = None,
@@ -352,6 +364,7 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
 
         Args:
             data: Folder of a data set; give it again for more than one.
+            images: Folder of its photos, if they are not with it.
             out: Folder for the model, its checkpoint, log and curves.
             text: Captions without photos to learn from too: Karpathy's JSON layout, or a caption a line; repeatable.
             cache: Folder of the feature cache.
@@ -360,7 +373,7 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
         """
         if not data or out is None:
             raise Usage("say where the data set is and where the model goes: --data DIR --out DIR")
-        return train(recipe, recipe_name, data, out, text, cache, device)
+        return train(recipe, recipe_name, data, out, images, text, cache, device)
 
     description = (
         f"{train_flags.__doc__}".split("\n")[0]

@@ -9,6 +9,7 @@ from mrnn.cli.console import (
     Data,
     Device,
     FilesFrom,
+    Images,
     Json,
     Null,
     Photos,
@@ -102,6 +103,7 @@ def explain(
     sentence: str | None = None,
     out: Annotated[Path | None, arg(metavar="PNG")] = None,
     data: Data = (),
+    images: Images = (),
     model: str = "base",
     cache: Path | None = None,
     tolerant: Tolerant = False,
@@ -117,6 +119,7 @@ def explain(
         sentence: The caption to explain; the model's own if left out.
         out: Draw the photo, the words by their evidence, and a heat map a word into this picture.
         data: Training data, to show what was said of the photos most like this one.
+        images: Folder of its photos, if they are not with it.
         model: Bundled model, folder or hub name.
         cache: Folder of the feature cache.
         tolerant: Of a truncated photo take what there is.
@@ -134,7 +137,7 @@ def explain(
         from mrnn.encoders.splits import encode_split
 
         with bar("encoding training photos") as advance:
-            known = encode_split(read_corpora(data), "train", FeatureCache(pipeline.encoder, cache), advance)
+            known = encode_split(read_corpora(data, images), "train", FeatureCache(pipeline.encoder, cache), advance)
         training = known.features, [p.captions for p in known.photos]
     found = pipeline.explain(photo, sentence, training)
     if json:

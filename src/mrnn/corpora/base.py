@@ -6,19 +6,16 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from mrnn.corpora.finder import PhotoFinder
+from mrnn.corpora.splits import SPLITS, draw, seeded_split
+from mrnn.files import read_text
 from mrnn.images import IMAGE_SUFFIXES, PhotoFile, StoredPhoto
 
-SPLITS = ("train", "dev", "test")
 _ENDING = r"\.(?:jpe?g|png|webp)"
-_SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training", "restval", "trn"), "train"),
-    **dict.fromkeys(("dev", "val", "valid", "validation"), "dev"),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
-}
 LONGEST = 10_000  # characters of a caption
 HELD_OUT = "no dev split is given: 1 in 20 train photos is held out"
 
@@ -30,6 +27,24 @@ def is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def read_captions_file(path: Path) -> str:
+    """Read a text file in which one line stands for itself: a few that are no UTF-8 do not spoil the others.
+
+    Their bytes become surrogates, so that `CorpusBuilder.caption` counts and leaves out such a caption.
+
+    Raises:
+        ValueError: More than one line in ten is not UTF-8; the message names the first.
+    """
+    try:
+        return read_text(path)
+    except ValueError:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        lines = text.split("\n")
+        if 10 * sum(not is_text(line) for line in lines) > len(lines):
+            raise
+        return text.removeprefix("\ufeff")
 
 
 @dataclass(frozen=True)
@@ -131,32 +146,6 @@ class Corpus:
         return f"{self.name}: {len(self.photos):,} photos ({counts}), {captions:,} captions"
 
 
-def normal_split(name: str) -> str:
-    """`train`, `dev` or `test` for the names that data sets use; empty for others."""
-    return _SPLIT_NAMES.get(name.strip().lower(), "")
-
-
-def split_in(name: str) -> str:
-    """The split that a word of a name says, as in `train-0000`; empty if none does."""
-    return next(filter(None, map(normal_split, re.split(r"[^A-Za-z]+", name))), "")
-
-
-def split_of_file(path: Path, folder: Path) -> str:
-    """The split that a file's name says, or else one of its folders' below `folder`; empty if none does."""
-    names = (path.stem, *reversed(path.relative_to(folder).parts[:-1]))
-    return next(filter(None, map(split_in, names)), "")
-
-
-def seeded_split(photo_id: str, seed: int = 0) -> str:
-    """A split drawn by the photo's id, 80 / 10 / 10, that does not change when photos are added."""
-    draw = _draw(photo_id, str(seed))
-    return "train" if draw < 0.8 else "dev" if draw < 0.9 else "test"
-
-
-def _draw(photo_id: str, seed: str) -> float:
-    return int.from_bytes(hashlib.sha256(f"{seed}:{photo_id}".encode()).digest()[:8]) / 2**64
-
-
 def photo_key(path: PhotoFile, flickr: bool = False) -> str:
     """The identity of a photo across data sets: COCO's and Flickr's numbers where the name has one.
 
@@ -180,12 +169,12 @@ class CorpusBuilder:
     Args:
         name: Of the corpus.
         folder: Of the data set.
-        images: Folders in which photos are looked for, in this order.
+        images: Folders in which photos are looked for, besides the data set's own.
         flickr: Whether the photos' numbers may be Flickr's; see `photo_key`.
     """
 
-    def __init__(self, name: str, folder: Path, images: Iterable[Path], flickr: bool = False):
-        self.name, self.folder, self.images, self.flickr = name, folder, list(images), flickr
+    def __init__(self, name: str, folder: Path, images: Sequence[Path] = (), flickr: bool = False):
+        self.name, self.folder, self.images, self.flickr = name, folder, images, flickr
         self.report = Report()
         self._captions: dict[str, list[str]] = defaultdict(list)
         self._splits: dict[str, str] = {}
@@ -249,7 +238,8 @@ class CorpusBuilder:
         Raises:
             ValueError: No photo with a caption is left.
         """
-        files = self._files()
+        finder = PhotoFinder(self.folder, self.images)
+        files = self._files(finder)
         if not any(self._splits.values()):
             self.report.notes.append("no split is given: drawn by photo, 80 / 10 / 10")
             self._splits = {photo_id: seeded_split(photo_id) for photo_id in self._captions}
@@ -265,9 +255,14 @@ class CorpusBuilder:
                 self.report.add("photos without captions", photo_id)
             else:
                 photos.append(Photo(photo_id, path, tuple(captions), split, photo_key(path, self.flickr)))
-        for path in self._uncaptioned(path for path in files.values() if isinstance(path, Path)):
+        if None in files.values():
+            where = ", ".join(map(str, finder.folders))
+            self.report.notes.append(f"photos were looked for in {where}, and by name alone in the folders below")
+        for name, paths in finder.ambiguous.items():
+            self.report.add("names that fit several photos", f"{name}: {' or '.join(map(str, paths[:3]))}")
+        for path in self._uncaptioned((path for path in files.values() if isinstance(path, Path)), finder.folders):
             self.report.add("photos without captions", path.name)
-        photos = _one_split_each(photos, self.report)
+        photos = _one_split_each(_apart(photos), self.report)
         if not photos:
             reasons = "; ".join(self.report.lines())
             raise ValueError(f"{self.folder}: {self.name} layout, but no photo with a caption is left ({reasons})")
@@ -276,17 +271,19 @@ class CorpusBuilder:
         held_out: set[str] = set()
         if not any(photo.split == "dev" for photo in photos):
             self.report.notes.append(HELD_OUT)
-            draws = sorted((_draw(p.id, "dev"), p.id) for p in photos if p.split == "train")
+            draws = sorted((draw(p.id, "dev"), p.id) for p in photos if p.split == "train")
             held_out = {photo_id for _, photo_id in draws[: max(1, len(draws) // 20)] if len(draws) > 1}
             photos = [replace(p, split="dev") if p.id in held_out else p for p in photos]
         return Corpus(self.name, tuple(photos), self.report, frozenset(held_out))
 
-    def _files(self) -> dict[str, PhotoFile | None]:
+    def _files(self, finder: PhotoFinder) -> dict[str, PhotoFile | None]:
         """Every photo's file; a further name of a file (`./a.jpg`) leaves what it has to the first (`a.jpg`)."""
+        photo_ids = dict.fromkeys([*self._captions, *self._splits])
+        found = finder.find({p: self._splits.get(p, "") for p in photo_ids if p not in self._stored})
         files: dict[str, PhotoFile | None] = {}
         names: dict[str, str] = {}
-        for photo_id in dict.fromkeys([*self._captions, *self._splits]):
-            path = self._find(photo_id)
+        for photo_id in photo_ids:
+            path = self._stored.get(photo_id) or found[photo_id]
             name = photo_id
             if isinstance(path, Path):
                 name = names.setdefault(os.path.normpath(path.absolute()), photo_id)
@@ -298,48 +295,36 @@ class CorpusBuilder:
                 self.split(name, self._splits.pop(photo_id))
         return files
 
-    def _find(self, photo_id: str) -> PhotoFile | None:
-        if photo_id in self._stored:
-            return self._stored[photo_id]
-        with contextlib.suppress(OSError, ValueError):  # no name of a file: too long, say
-            return next((path for folder in self.images if (path := folder / photo_id).is_file()), None)
-        return None
-
-    def _uncaptioned(self, known: Iterable[Path]) -> Iterator[Path]:
+    def _uncaptioned(self, known: Iterable[Path], images: Iterable[Path]) -> Iterator[Path]:
         """Photos beside the known ones, and in folders of photos, that neither captions nor lists speak of."""
         names = {os.path.normpath(path.absolute()) for path in known}
         beside = {Path(name).parent for name in names}
         home = Path(os.path.normpath(self.folder.absolute()))
         folders = {folder for folder in beside if folder.is_relative_to(home)}
-        folders |= {Path(os.path.normpath(f.absolute())) for f in self.images if f != self.folder and f.is_dir()}
+        folders |= {Path(os.path.normpath(f.absolute())) for f in images if f != self.folder}
         for folder in sorted(folders):
             for path in sorted(folder.iterdir()):
                 if path.suffix.lower() in IMAGE_SUFFIXES and str(path) not in names and path.is_file():
                     yield path
 
 
-def _same_content(one: StoredPhoto, other: StoredPhoto) -> bool:
-    if one.size != other.size:
+def _same_content(one: PhotoFile, other: PhotoFile) -> bool:
+    if isinstance(one, StoredPhoto) and isinstance(other, StoredPhoto) and one.size != other.size:
         return False
     with contextlib.suppress(OSError):
         return one.read_bytes() == other.read_bytes()
     return False
 
 
-def image_folders(folder: Path) -> list[Path]:
-    """Where a data set's photos lie: its sub-folders of the usual names, then the folder itself."""
-    usual = (
-        "image",
-        "photo",
-        "flicker8k_dataset",
-        "flickr8k_dataset",
-        "flickr30k",
-        "train20",
-        "val20",
-        "test20",
-    )
-    inside = sorted(p for p in folder.iterdir() if p.is_dir() and p.name.lower().startswith(usual))
-    return [*inside, folder]
+def _apart(photos: list[Photo]) -> list[Photo]:
+    """The photos; of those whose folders number them each on its own, the number is no key."""
+    first: dict[tuple[str, str], Photo] = {}
+    apart = set()
+    for photo in photos:
+        known = first.setdefault((photo.key, photo.path.name), photo)
+        if known is not photo and not _same_content(known.path, photo.path):
+            apart |= {known.id, photo.id}
+    return [replace(photo, key=str(photo.path.resolve())) if photo.id in apart else photo for photo in photos]
 
 
 def _one_split_each(photos: Iterable[Photo], report: Report) -> list[Photo]:

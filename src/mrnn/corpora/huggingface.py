@@ -9,14 +9,15 @@ import errno
 import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from mrnn.corpora.base import Corpus, CorpusBuilder, PackedPhoto, normal_split, split_in, split_of_file
+from mrnn.corpora.base import Corpus, CorpusBuilder, PackedPhoto
+from mrnn.corpora.splits import normal_split, split_in, split_of_file
 from mrnn.corpora.table import caption_columns, captions_in, image_column, reading_arrow
 from mrnn.files import read_json
 from mrnn.images import StoredPhoto
@@ -71,7 +72,7 @@ def recognises(place: Path) -> bool:
     return bool(image_column(schema) and caption_columns(schema.names))
 
 
-def read(place: Path) -> Corpus:
+def read(place: Path, images: Sequence[Path] = ()) -> Corpus:
     """Read every file; one from the hub is fetched first.
 
     Raises:
@@ -86,7 +87,7 @@ def read(place: Path) -> Corpus:
     if not files:
         raise ValueError(f"{place}: a data set without files")
     folder = place if place.is_dir() else Path(os.path.commonpath([file.parent for file, _ in files]))
-    builder = CorpusBuilder(f"Hugging Face ({name})", folder, [folder])
+    builder = CorpusBuilder(f"Hugging Face ({name})", folder, images)
     for file, split in files:
         split = split or split_of_file(file, folder)
         for number, (photo, path, row) in enumerate(_rows(file)):

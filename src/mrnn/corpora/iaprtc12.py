@@ -7,9 +7,11 @@ a semicolon, is one caption. The lists (17,665 train and 1,962 test in the paper
 
 import html
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from mrnn.corpora.base import Corpus, CorpusBuilder, normal_split
+from mrnn.corpora.base import Corpus, CorpusBuilder
+from mrnn.corpora.splits import normal_split
 from mrnn.files import read_text
 
 _FIELD = re.compile(r"<(DOCNO|TITLE|DESCRIPTION|NOTES|LOCATION|DATE|IMAGE|THUMBNAIL)>(.*?)</\1>", re.S)
@@ -30,11 +32,11 @@ def read_annotation(path: Path) -> dict[str, str]:
     return {name: html.unescape(" ".join(value.split())) for name, value in _FIELD.findall(content)}
 
 
-def read(folder: Path) -> Corpus:
+def read(folder: Path, images: Sequence[Path] = ()) -> Corpus:
     """Read every annotation file and the lists."""
     annotations = _annotations(folder)
     assert annotations is not None
-    builder = CorpusBuilder("IAPR TC-12", folder, [folder])
+    builder = CorpusBuilder("IAPR TC-12", folder, images)
     for path in sorted(annotations.glob("*/*.eng")):
         fields = read_annotation(path)
         where = f"{path.parent.name}/{path.name}"

@@ -1,8 +1,10 @@
 """Karpathy and Fei-Fei's `dataset_*.json` of Flickr8K, Flickr30K and COCO: captions and splits in one file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from mrnn.corpora.base import Corpus, CorpusBuilder, image_folders, normal_split
+from mrnn.corpora.base import Corpus, CorpusBuilder
+from mrnn.corpora.splits import normal_split
 from mrnn.files import read_json
 
 # Files of Hugging Face's layouts.
@@ -18,7 +20,7 @@ def recognises(folder: Path) -> bool:
     return _file(folder) is not None
 
 
-def read(folder: Path) -> Corpus:
+def read(folder: Path, images: Sequence[Path] = ()) -> Corpus:
     """Read captions and splits; `restval` counts as train.
 
     Raises:
@@ -30,7 +32,7 @@ def read(folder: Path) -> Corpus:
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ValueError(f"{path}: has no list 'images', so it is not Karpathy's layout")
     name = f"Karpathy ({content.get('dataset', path.stem)})"
-    builder = CorpusBuilder(name, folder, image_folders(folder), flickr=True)
+    builder = CorpusBuilder(name, folder, images, flickr=True)
     seen: set[str] = set()
     for number, image in enumerate(content["images"]):
         where = f"image {number}"

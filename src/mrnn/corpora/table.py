@@ -1,74 +1,142 @@
-"""Your own table: CSV, TSV, JSONL or Parquet with a column for the photo and one for the caption.
+"""Your own table: CSV, TSV, JSONL or Parquet with a column for the photo and one or several for captions.
 
-A column `split` is used if there is one; otherwise the photos are split by their ids, 80 / 10 / 10. A caption
-may be a list of captions (JSONL, Parquet), and a photo may have several rows.
+A column `split` is used if there is one; else the split that the table's name says, as of `train.csv`, `test.csv`;
+otherwise the photos are split by their ids, 80 / 10 / 10. A caption may be a list of captions (JSONL, Parquet), and a
+photo may have several rows. Delimiter (comma, tab, semicolon, pipe), encoding and quoting of a text are found out.
 """
 
 import contextlib
 import csv
-import io
+import functools
 import json
 import re
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mrnn.corpora.base import Corpus, CorpusBuilder, image_folders, is_text, normal_split
-from mrnn.files import first_line, read_text
+from mrnn.corpora.base import Corpus, CorpusBuilder, Report, is_text, read_captions_file
+from mrnn.corpora.finder import PhotoFinder, is_photo
+from mrnn.corpora.splits import normal_split, split_in
+from mrnn.files import first_line, unicode_encoding
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_path", "path", "file", "photo", "img")
+IMAGE_COLUMNS += ("image_name", "image_file", "image_file_name", "image_filename", "file_path", "filepath")
 CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "sentences", "description", "comment")
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
+DELIMITERS = ",\t;|"
 _LIMIT = 1 << 20
-_TRIED = 20
+_TRIED = 20  # rows of a JSONL table that are looked at for its columns
+_LINES = 100  # that a quoted cell may have
 
 
-def find(folder: Path) -> Path | None:
-    """The folder's table, or the file itself; None if there is none with the columns."""
-    files = [folder] if folder.is_file() else sorted(p for s in SUFFIXES for p in folder.glob(f"*{s}") if p.is_file())
-    return next((path for path in files if path.suffix in SUFFIXES and _columns(path) is not None), None)
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table are what.
+
+    Args:
+        image: That names photos.
+        captions: One or more.
+        split: If there is one.
+    """
+
+    image: str
+    captions: tuple[str, ...]
+    split: str | None
 
 
-def recognises(folder: Path) -> bool:
+def tables(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The tables with a photo and a caption column among a folder's files; text files that are tables come last.
+
+    Args:
+        folder: Where they lie.
+        names: Of its files; a text file that is called like a photo is no table.
+    """
+    photos = {Path(name).stem for name in names if is_photo(name)}
+    files = [Path(folder, name) for name in names]
+    files = [f for f in files if f.suffix.lower() in SUFFIXES and (f.suffix.lower() != ".txt" or f.stem not in photos)]
+    files = sorted((f for f in files if f.is_file()), key=lambda f: (f.suffix.lower() == ".txt", f))
+    return [path for path in files if columns_of(column_names(path)) is not None]
+
+
+def _found(place: Path) -> list[Path]:
+    if not place.is_dir():
+        return tables(place.parent, [place.name])
+    return tables(place, [p.name for p in place.iterdir() if p.stem.lower() != "metadata"])
+
+
+def _chosen(found: list[Path]) -> list[Path]:
+    """Those to read: all whose names say a split, if one is of train photos or all say one; else the first."""
+    found = list({path.stem.lower(): path for path in reversed(found)}.values())[::-1]  # one of several formats
+    named = [path for path in found if split_in(path.stem)]
+    if len(named) == len(found) or any(split_in(path.stem) == "train" for path in named):
+        return named
+    return [path for path in found if path not in named][:1]
+
+
+def recognises(place: Path) -> bool:
     """Whether the folder, or the file, is a table with a photo and a caption column."""
-    return find(folder) is not None
+    return bool(_found(place))
 
 
-def read(folder: Path) -> Corpus:
-    """Read the table.
+def read(place: Path, images: Sequence[Path] = ()) -> Corpus:
+    """Read the table, or one a split.
 
     Raises:
         ValueError: It is damaged.
     """
-    path = find(folder)
-    assert path is not None
-    columns = _columns(path)
-    assert columns is not None
-    image_column, caption_column, split_column = columns
-    builder = CorpusBuilder(f"table ({path.name})", path.parent, image_folders(path.parent))
-    for where, row in read_rows(path):
-        row = row or {}
-        image, captions = row.get(image_column), row.get(caption_column)
-        if not isinstance(image, str) or not image.strip() or captions is None:
-            builder.report.add("broken lines", where)
-            continue
-        if split_column and (split := str(row.get(split_column) or "")):
-            if not normal_split(split):
-                builder.report.add("unknown split names", f"{split!r} in {where}")
-            builder.split(image.strip(), normal_split(split))
-        for caption in captions if isinstance(captions, list) else [captions]:
-            if isinstance(caption, str):
-                builder.caption(image.strip(), caption, where=where)
-            else:
-                builder.report.add("broken lines", where)
+    found = _found(place)
+    paths = _chosen(found)
+    builder = CorpusBuilder(f"table ({', '.join(path.name for path in paths)})", paths[0].parent, images)
+    if others := [path.name for path in found if path not in paths]:
+        builder.report.notes.append(f"further tables are not read: {', '.join(others)}")
+    for path in paths:
+        for where, image, captions, split in read_captions(path, builder.report):
+            split = split_in(path.stem) or None if split is None else split
+            if split is not None:
+                builder.split(image, split)
+            for caption in captions:
+                builder.caption(image, caption, where=where)
     return builder.build()
 
 
+def read_captions(path: Path, report: Report) -> Iterator[tuple[str, str, list[str], str | None]]:
+    """Of every row its place, photo, captions and split (None: it says none); rows that are broken go to the report.
+
+    Raises:
+        ValueError: The table as a whole cannot be read.
+    """
+    for where, image, values, said in _entries(path):
+        captions = [value for value in values if isinstance(value, str)]
+        for _ in range(len(values) - len(captions) or not values):
+            report.add("broken lines", where)
+        if captions:
+            if said and not normal_split(said):
+                report.add("unknown split names", f"{said!r} in {where}")
+            yield where, image, captions, normal_split(said) if said else None
+
+
+def _entries(path: Path) -> Iterator[tuple[str, str, list[Any], str]]:
+    """Of every row its place, photo, captions as they are (none if the row is broken), and its word on the split."""
+    columns = columns_of(column_names(path))
+    assert columns is not None
+    for where, row in read_rows(path):
+        image = row.get(columns.image) if row else None
+        if row is None or not isinstance(image, str) or not image.strip():
+            yield where, "", [], ""
+            continue
+        values = [value for name in columns.captions if (value := row.get(name)) is not None]
+        if len(values) > 1:  # fewer captions than columns are no mistake
+            values = [value for value in values if value != ""] or values[:1]
+        values = [caption for value in values for caption in (value if isinstance(value, list) else [value])]
+        yield where, image.strip(), values, str(row.get(columns.split) or "") if columns.split else ""
+
+
 def caption_columns(names: Iterable[str]) -> list[str]:
-    """The columns of the first usual name that is there, also if they are numbered: `caption_0`, `caption_1`."""
+    """The columns of the first usual name that is there, also if they are numbered: `caption_0`, `caption1`."""
     names = list(names)
     for usual in CAPTION_COLUMNS:
-        if found := [name for name in names if re.fullmatch(rf"{usual}(_?\d+)?", name.strip().lower())]:
+        if found := [name for name in names if re.fullmatch(rf"{usual}([ _.-]?\d+)?", name.strip().lower())]:
             return found
     return []
 
@@ -92,26 +160,28 @@ def read_pairs(path: Path) -> tuple[list[tuple[str, Path, str]], list[str]]:
     """Photo-caption pairs of a table, for scoring.
 
     Returns:
-        For every pair the photo as written, its path relative to the table's folder, and the caption; and
-        the places of rows that are broken.
+        For every pair the photo as written, its file (where it would be in the table's folder, if it is not found), and
+        the caption; and the places of rows that are broken.
 
     Raises:
         ValueError: It is no table with a photo and a caption column.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    columns = _columns(path) if path.suffix in SUFFIXES else None
-    if columns is None:
-        raise ValueError(f"{path}: not a CSV, TSV, JSONL or Parquet table with an image and a caption column")
+    names = column_names(path) if path.suffix.lower() in SUFFIXES else []
+    if columns_of(names) is None:
+        seen = f"; its columns are {', '.join(names)}" if names else ""
+        raise ValueError(f"{path}: not a CSV, TSV, JSONL or Parquet table with an image and a caption column{seen}")
+    rows = list(_entries(path))
+    files = PhotoFinder(path.parent, [path.parent]).find({image: "" for _, image, *_ in rows if image})
     pairs, broken = [], []
-    for where, row in read_rows(path):
-        image, captions = (row or {}).get(columns[0]), (row or {}).get(columns[1])
-        if not isinstance(image, str) or not image.strip() or not captions:
+    for where, image, captions, _ in rows:
+        if not captions or captions == [""]:
             broken.append(where)
             continue
-        for caption in captions if isinstance(captions, list) else [captions]:
+        for caption in captions:
             if isinstance(caption, str) and is_text(caption):
-                pairs.append((image.strip(), path.parent / image.strip(), caption))
+                pairs.append((image, files[image] or path.parent / image, caption))
             else:
                 broken.append(where)
     return pairs, broken
@@ -123,56 +193,101 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
     Raises:
         ValueError: The file as a whole cannot be read.
     """
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         with reading_arrow(path) as pyarrow:
             rows = pyarrow.parquet.read_table(path).to_pylist()
         for number, row in enumerate(rows):
             yield f"{path.name} row {number}", row
-    elif path.suffix == ".jsonl":
-        for number, line in enumerate(read_text(path).split("\n"), 1):
+    elif suffix == ".jsonl":
+        for number, line in enumerate(read_captions_file(path).split("\n"), 1):
             if line.strip():
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    row = None
-                yield f"{path.name} line {number}", row if isinstance(row, dict) else None
+                yield f"{path.name} line {number}", _json_row(line)
     else:
-        delimiter = "\t" if path.suffix == ".tsv" else ","
-        reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
-        try:
-            for row in reader:
-                broken = None in row or None in row.values()  # more or fewer cells than the header
-                yield f"{path.name} line {reader.line_num}", None if broken else row
-        except csv.Error as error:
-            raise ValueError(f"{path}: line {reader.line_num} is damaged ({error})") from None
+        lines = _lines(read_captions_file(path))
+        header, delimiter, names = _header(lines)
+        columns = columns_of(names)
+        # Where the caption comes last and is not quoted, its own commas make further cells.
+        last = columns is not None and columns.captions == tuple(names[-1:])
+        for number, cells in _records(lines[header:], delimiter):
+            if cells is not None and last and len(cells) > len(names):
+                cells = lines[header + number - 1].split(delimiter, len(names) - 1)
+            row = None if cells is None or len(cells) != len(names) else dict(zip(names, cells, strict=True))
+            yield f"{path.name} line {header + number}", row
 
 
-def _columns(path: Path) -> tuple[str, str, str | None] | None:
-    names = _column_names(path)
-    lower = {name.strip().lower(): name for name in names}
-    image = next((lower[c] for c in IMAGE_COLUMNS if c in lower), None)
-    caption = next((lower[c] for c in CAPTION_COLUMNS if c in lower), None)
-    return (image, caption, lower.get("split")) if image and caption else None
+def _json_row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
 
 
-def _column_names(path: Path) -> list[str]:
-    if path.suffix == ".parquet":
+def _lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _header(lines: Sequence[str]) -> tuple[int, str, list[str]]:
+    """How many lines a text table has up to its header, the delimiter, and the columns; none if they are not found."""
+    for used, line in enumerate(lines, 1):
+        if line.strip() and not re.fullmatch("(?i)sep=.", line.strip()):  # by which Excel is told the delimiter
+            with contextlib.suppress(csv.Error):
+                readings = [(d, next(csv.reader([line], delimiter=d, skipinitialspace=True), [])) for d in DELIMITERS]
+                known = (reading for reading in readings if columns_of(reading[1]))
+                return used, *next(known, max(readings, key=lambda reading: len(reading[1])))
+            break
+    return len(lines), ",", []
+
+
+def _records(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
+    """Of every record of a text table the number of its first line and its cells; None where a quotation is not closed.
+
+    Such a quotation takes in all lines after it, so reading goes on with the next line.
+    """
+    at = 0
+    while at < len(lines):
+        used, cells = _record(lines[at : at + _LINES], delimiter)
+        if cells != [] and lines[at].strip():
+            yield at + 1, cells
+        at += used
+
+
+def _record(lines: Sequence[str], delimiter: str) -> tuple[int, list[str] | None]:
+    """How many lines the first record takes, and its cells."""
+    read = functools.partial(csv.reader, delimiter=delimiter, skipinitialspace=True)
+    try:
+        reader = read(f"{line}\n" for line in lines)
+        cells = next(reader)
+        if reader.line_num == 1:
+            return 1, cells
+        return reader.line_num, next(read(["\n".join(lines[: reader.line_num])], strict=True))
+    except csv.Error:
+        return 1, None
+
+
+def columns_of(names: Iterable[str]) -> Columns | None:
+    """Which of a table's columns are what; None if it has none for the photo or for captions."""
+    names = list(names)
+    usual = {re.sub(r"\s+", "_", name.strip().lower()): name for name in names}
+    image, captions = next((usual[c] for c in IMAGE_COLUMNS if c in usual), None), caption_columns(names)
+    return Columns(image, tuple(captions), usual.get("split")) if image and captions else None
+
+
+def column_names(path: Path) -> list[str]:
+    """A table's columns; none if it cannot be told, or if it holds the photos themselves, as `huggingface` reads."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         with reading_arrow(path) as pyarrow:
             schema = pyarrow.parquet.read_schema(path)
-        # A file that holds the photos themselves is no table of files: `huggingface` reads it.
         return [] if image_column(schema) else schema.names
     with path.open("rb") as file:
-        first = file.readline(_LIMIT).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").strip("\r\n")
-        if path.suffix == ".jsonl":
-            for line in (first, *(file.readline(_LIMIT) for _ in range(_TRIED))):  # some may be broken or blank
-                with contextlib.suppress(ValueError, RecursionError):
-                    if isinstance(row := json.loads(line), dict):
-                        return list(row)
-            return []
-    try:
-        return next(csv.reader([first], delimiter="\t" if path.suffix == ".tsv" else ","), [])
-    except csv.Error:
-        return []
+        start = file.read(_LIMIT)
+    lines = _lines(start.decode(unicode_encoding(start), "replace"))
+    if suffix == ".jsonl":
+        rows = filter(None, map(_json_row, filter(str.strip, lines[:_TRIED])))  # some may be broken, or lack a column
+        return list(dict.fromkeys(name for row in rows for name in row))
+    return _header(lines)[2]
 
 
 @contextlib.contextmanager

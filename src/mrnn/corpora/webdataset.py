@@ -5,16 +5,17 @@ member's path is no more than a name. A `.txt` has a caption a line; a `.json` i
 object with a caption column. The split is in the name of the shard or of a sub-folder.
 """
 
-import json
 import os
 import re
 import tarfile
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mrnn.corpora.base import Corpus, CorpusBuilder, PackedPhoto, Report, split_of_file
-from mrnn.corpora.table import captions_in
+from mrnn.corpora.base import Corpus, CorpusBuilder, PackedPhoto, Report
+from mrnn.corpora.sidecars import captions_of
+from mrnn.corpora.splits import split_of_file
 from mrnn.images import IMAGE_SUFFIXES
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -33,7 +34,7 @@ def recognises(place: Path) -> bool:
     return bool(_shards(place)) if place.is_dir() else place.name.endswith(SUFFIXES)
 
 
-def read(place: Path) -> Corpus:
+def read(place: Path, images: Sequence[Path] = ()) -> Corpus:
     """Read every shard; of one that is cut short, the whole samples before the cut.
 
     Raises:
@@ -41,7 +42,7 @@ def read(place: Path) -> Corpus:
     """
     shards = _shards(place)
     folder = place if place.is_dir() else Path(os.path.commonpath([shard.parent for shard in shards]))
-    builder = CorpusBuilder(f"WebDataset ({len(shards)} shard{'s' * (len(shards) > 1)})", folder, [])
+    builder = CorpusBuilder(f"WebDataset ({len(shards)} shard{'s' * (len(shards) > 1)})", folder, images)
     for shard in shards:
         split = split_of_file(shard, folder)
         for key, sample in _samples(shard, builder.report).items():
@@ -122,14 +123,6 @@ def _add(samples: dict[str, _Sample], shard: Path, member: tarfile.TarInfo, file
             if member.size > _LIMIT:
                 raise ValueError
             file.seek(member.offset_data)
-            sample.captions[ending] = _captions(file.read(member.size), ending)
+            sample.captions[ending] = captions_of(file.read(member.size), ending)
         except (ValueError, RecursionError):
             report.add("broken captions", where)
-
-
-def _captions(content: bytes, ending: str) -> list[str]:
-    text = content.decode("utf-8-sig")
-    if ending == ".txt":
-        return [line for line in text.split("\n") if line.strip()] or [""]
-    value = json.loads(text)
-    return captions_in(value if isinstance(value, dict) else {"caption": value})

@@ -44,7 +44,7 @@ def draw_training(log: Path, picture: Path) -> None:
         log: `log.jsonl` of the run.
         picture: PNG to write.
     """
-    records = [json.loads(line) for line in log.read_text().splitlines()]
+    records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     most = 300  # bits: 2 ** more is beyond what can be drawn
     train = [(r["step"], 2 ** min(r["bits"], most)) for r in records if "bits" in r]
     dev = [(r["step"], r["dev_perplexity"]) for r in records if "dev_perplexity" in r]
@@ -76,7 +76,7 @@ def draw_trainings(logs: Mapping[str, Path], picture: Path) -> None:
     figure = _figure(figsize=(9, 5))
     axes = figure.subplots()
     for i, (label, log) in enumerate(logs.items()):
-        records = [json.loads(line) for line in log.read_text().splitlines()]
+        records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         dev = [(r["epoch"], r["dev_perplexity"]) for r in records if "dev_perplexity" in r]
         style = ("-", "--", ":")[i // 10 % 3]
         axes.plot(*zip(*dev, strict=True), style, color=f"C{i % 10}", label=f"{label}: {min(p for _, p in dev):.2f}")

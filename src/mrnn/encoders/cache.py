@@ -140,7 +140,7 @@ class FeatureCache:
     def _known(self) -> dict[str, int]:
         if not (self._keys_file.exists() and self._rows_file.exists()):
             return {}
-        content = self._keys_file.read_text()
+        content = self._keys_file.read_text(encoding="utf-8")
         n = min(len(content) // _LINE, self._rows_file.stat().st_size // self._row_bytes)
         return {content[i * _LINE : i * _LINE + 64]: i for i in range(n)}
 

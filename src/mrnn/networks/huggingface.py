@@ -186,7 +186,7 @@ def load(source: str | None) -> tuple[VisionTower, int, Preprocessing, str]:
 
 def _json(file: str | None) -> dict[str, Any]:
     assert file is not None
-    return json.loads(Path(file).read_text())
+    return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
 def _width(config) -> int:

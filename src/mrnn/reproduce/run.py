@@ -64,7 +64,7 @@ def code_fingerprint() -> str:
     for room in CODE:
         files = [source / f"{room}.py"] if (source / f"{room}.py").is_file() else sorted((source / room).rglob("*.py"))
         for file in files:
-            tree = ast.parse(file.read_text())
+            tree = ast.parse(file.read_text(encoding="utf-8"))
             for node in ast.walk(tree):
                 if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
                     node.body = [

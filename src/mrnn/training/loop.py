@@ -339,13 +339,13 @@ class _Log:
         self._path, self._on_step, self._leads = path, on_step, leads
         if not leads:
             return
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for line in lines if _step(line) <= step]
         write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
 
     def write(self, **record: Any) -> None:
         if not self._leads:
             return
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self._on_step(record)
