@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, features
 
 from mrnn.images import IMAGE_SUFFIXES, ImageError, Preprocessing, date_of, open_image, open_photo, pixels_to_decode
 from mrnn.images.dates import date_in_name, parse_date
@@ -198,6 +198,7 @@ BROKEN_EXIF = {
     "orientation 40000": tags([(0x0112, 3, 1, struct.pack("<HH", 40000, 0))]),
     "orientation 0": tags([(0x0112, 3, 1, bytes(4))]),
     "loops": tags([(0x8769, 4, 1, b"\x08\0\0\0"), (0x8825, 4, 1, b"\x08\0\0\0")]),
+    "rational software": tags([(0x0131, 5, 1, b"\x08\0\0\0")]),
     "resolution of nothing": tags([(0x011A, 5, 1, b"\xff\0\0\0"), (0x0128, 3, 1, b"\2\0\0\0")]),
 }
 
@@ -234,6 +235,22 @@ def test_the_orientation_is_taken_whatever_else_is_broken(format, order, other):
     assert opened.image.size == (opened.width, opened.height) == (64, 96)
     turned = np.asarray(PHOTO.transpose(Image.Transpose.ROTATE_270)).astype(int)
     assert np.abs(np.asarray(opened.image).astype(int) - turned).mean() < 3
+
+
+@pytest.mark.parametrize("exif", BROKEN_EXIF.values(), ids=BROKEN_EXIF)
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+@pytest.mark.filterwarnings("ignore")
+def test_broken_tags_within_boxes_cost_nothing(format, exif):
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    elif not features.check("avif"):
+        pytest.skip("Pillow has no AVIF here")
+    place = tags([(0x0131, 2, 4, b"abc\0")]) + bytes(500)
+    content = saved(PHOTO, format, exif=b"Exif\0\0" + place)
+    at = content.find(place)
+    assert at > 0
+    broken = content[:at] + exif[: len(place)].ljust(len(place), b"\0") + content[at + len(place) :]
+    assert np.abs(pixels(broken) - pixels(content)).max() == 0
 
 
 def test_a_tiff_with_broken_tags_opens_upright():

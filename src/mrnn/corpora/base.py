@@ -15,7 +15,7 @@ from mrnn.corpora.splits import SPLITS, draw, seeded_split
 from mrnn.files import read_text
 from mrnn.images import IMAGE_SUFFIXES, PhotoFile, StoredPhoto
 
-_ENDING = r"\.(?:jpe?g|png|webp)"
+_ENDING = f"(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})"
 LONGEST = 10_000  # characters of a caption
 HELD_OUT = "no dev split is given: 1 in 20 train photos is held out"
 

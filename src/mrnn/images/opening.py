@@ -19,7 +19,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from mrnn.images.colours import to_srgb
 from mrnn.images.kinds import FORMATS, RAW_SUFFIXES, ImageError, ImageSource, StoredPhoto
 from mrnn.images.metadata import Metadata, read_metadata
-from mrnn.images.parts import Parts, split
+from mrnn.images.parts import Parts, split, without_tags
 
 MAX_PIXELS = 150_000_000
 _ORIENTATION = 0x0112
@@ -179,7 +179,14 @@ def _open(name: str, source: str | os.PathLike | StoredPhoto | bytes) -> tuple[I
     if parts.scan:  # not by Image.open, whose limit of pixels comes before a JPEG can be reduced
         return JpegImageFile(file), parts
     Image.init()
-    return Image.open(file, formats=[format for format in FORMATS if format in Image.OPEN]), parts
+    formats = [format for format in FORMATS if format in Image.OPEN]
+    try:
+        return Image.open(file, formats=formats), parts
+    except Exception:
+        bare = without_tags(parts.picture)
+        if bare == parts.picture:
+            raise
+        return Image.open(io.BytesIO(bare), formats=formats), replace(parts, picture=bare)
 
 
 def _register_heif() -> None:
