@@ -7,6 +7,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made import COLOURS, photo, pipeline
 from PIL import Image
@@ -17,6 +18,7 @@ pytest.importorskip("lance", reason="pylance is not installed")
 from fastapi.testclient import TestClient
 
 from mrnn.cli import main
+from mrnn.images import open_image
 from mrnn.library import Library
 from mrnn.pipeline import load
 from mrnn.web import Limits, create_app
@@ -117,6 +119,35 @@ def test_search_and_photos_by_id(client, photos):
 def test_nothing_is_served_by_any_other_name(client, id):
     assert client.get(f"/v1/thumbnail/{id}").status_code == 404
     assert client.get(f"/v1/photo/{id}").status_code == 404
+
+
+def test_the_limit_of_pixels_is_that_of_what_is_decoded(client):
+    large, whole = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (4000, 3000), "red").save(large, "JPEG")
+    Image.new("RGB", (4000, 3000), "red").save(whole, "PNG")
+    assert client.post("/v1/caption", files={"image": large.getvalue()}).status_code == 200
+    assert "more than the limit" in client.post("/v1/caption", files={"image": whole.getvalue()}).json()["detail"]
+
+
+def test_served_copies_are_in_srgb_and_say_when_a_photo_was_taken(pipe, tmp_path):
+    field = Path(__file__).resolve().parents[2] / "shared" / "field" / "08"
+    if not field.is_dir():
+        pytest.skip(f"no field cases at {field}")
+    shutil.copytree(field, tmp_path / "photos")
+    library = Library(tmp_path / "library", pipe)
+    library.index(tmp_path / "photos")
+    with TestClient(create_app(pipe, library), base_url="http://localhost") as client:
+        found = client.get("/v1/search").json()["photos"]
+        assert {f["taken_from"] for f in found} == {"file"}
+        ids = {f["name"]: f["id"] for f in found}
+        served = Image.open(io.BytesIO(client.get(f"/v1/photo/{ids['icc-adobergb.jpg']}").content))
+    assert "icc_profile" not in served.info
+    path = tmp_path / "photos" / "icc-adobergb.jpg"
+    right, wrong = (
+        np.abs(np.asarray(served).astype(int) - np.asarray(image)).mean()
+        for image in (open_image(path), Image.open(path).convert("RGB"))
+    )
+    assert right < 0.7 * wrong
 
 
 def test_bad_requests_get_one_clear_line(client, photos):
