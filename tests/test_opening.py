@@ -112,6 +112,18 @@ def test_colours_are_brought_to_srgb(given, format):
     assert (np.asarray(again) == pixels(content)).all(), "nothing is converted twice"
 
 
+def test_a_camera_may_say_that_its_colours_are_adobes():
+    dull = Image.fromarray(smooth() // 3 + 80)
+    converted = ImageCms.applyTransform(
+        dull, ImageCms.buildTransform(io.BytesIO(SRGB), io.BytesIO(ADOBE), "RGB", "RGB")
+    )
+    for index in ("R03", "R98"):
+        exif = Image.Exif()
+        exif.get_ifd(0x8769)[0xA005] = {1: index}
+        got = pixels(saved(converted, "JPEG", quality=98, subsampling=0, exif=exif.tobytes()))
+        assert (np.abs(got - np.asarray(dull)).mean() < 1.5) == (index == "R03")
+
+
 def test_transparent_palette_and_grey_photos_have_profiles_too():
     red = Image.new("RGBA", (8, 8), (200, 60, 60, 255))
     red.putpixel((0, 0), (0, 0, 0, 0))

@@ -1,6 +1,7 @@
 """Colours as sRGB, whatever profile a photo was saved with."""
 
 import io
+import struct
 from functools import cache, lru_cache
 from typing import Any
 
@@ -8,6 +9,10 @@ import numpy as np
 from PIL import Image
 
 _SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # of a profile, by the mode of its pixels
+# Adobe RGB (1998), which cameras name and do not embed: white, primaries and exponent.
+_WHITE = (0.9642, 1.0, 0.8249)
+_PRIMARIES = {b"r": (0.60974, 0.31111, 0.01947), b"g": (0.20528, 0.62567, 0.06087), b"b": (0.14919, 0.06322, 0.74457)}
+_EXPONENT = 563 / 256
 _ALIKE = 3  # levels of 255, by which a profile that is sRGB in all but name differs from it
 
 
@@ -42,6 +47,25 @@ def _transform(profile: bytes, mode: str) -> Any:
         return None
     difference = np.asarray(changed).astype(int) - np.asarray(probe.convert("RGB"))
     return None if np.abs(difference).max() <= _ALIKE else transform
+
+
+@cache
+def adobe_rgb() -> bytes:
+    """The profile of Adobe RGB (1998)."""
+
+    def point(numbers: tuple[float, ...]) -> bytes:
+        return b"XYZ " + struct.pack(">4x3i", *(round(number * 65536) for number in numbers))
+
+    curve = b"curv" + struct.pack(">4xIH2x", 1, round(_EXPONENT * 256))
+    tags = [(b"wtpt", point(_WHITE))]
+    for letter, primary in _PRIMARIES.items():
+        tags += [(letter + b"XYZ", point(primary)), (letter + b"TRC", curve)]
+    table, data = struct.pack(">I", len(tags)), b""
+    for name, content in tags:
+        table += name + struct.pack(">II", 132 + 12 * len(tags) + len(data), len(content))
+        data += content
+    head = struct.pack(">I4xI4s4s4s12x4s28x", 128 + len(table + data), 0x02400000, b"mntr", b"RGB ", b"XYZ ", b"acsp")
+    return (head + point(_WHITE)[8:]).ljust(128, b"\0") + table + data
 
 
 @cache

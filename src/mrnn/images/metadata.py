@@ -13,6 +13,7 @@ from mrnn.images.dates import at_utc, parse_date
 
 _ORIENTATION, _DATE_TIME, _ORIGINAL, _DIGITIZED, _EXIF, _GPS = 0x0112, 0x0132, 0x9003, 0x9004, 0x8769, 0x8825
 _GPS_TIME, _GPS_DATE = 0x07, 0x1D
+_INTEROP, _INTEROP_INDEX = 0xA005, 0x01
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 13: 4}  # of a value, by its type
 _LONGEST = 64  # bytes of a value
 _XMP_DATES = ("exif:DateTimeOriginal", "photoshop:DateCreated", "xmp:CreateDate", "exif:DateTimeDigitized")
@@ -27,11 +28,13 @@ class Metadata:
         orientation: As EXIF counts it, 1 to 8; 1 if nothing sensible is said.
         taken: When it was taken; None if nothing sensible is said.
         taken_from: What says so: `EXIF`, `XMP`, `GPS`, or nothing.
+        adobe_rgb: Whether a camera says that its colours are Adobe RGB's.
     """
 
     orientation: int = 1
     taken: datetime | None = None
     taken_from: str = ""
+    adobe_rgb: bool = False
 
 
 def read_metadata(exif: bytes, xmp: bytes) -> Metadata:
@@ -43,13 +46,14 @@ def read_metadata(exif: bytes, xmp: bytes) -> Metadata:
     """
     exif = exif.removeprefix(b"Exif\0\0").removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    tags, gps = ({}, {}) if order is None else _tags(exif, order)
+    tags, gps, interop = ({}, {}, {}) if order is None else _tags(exif, order)
     xmp = xmp.replace(b"\0", b"")  # UTF-16 reads as ASCII then
     orientation = _number(tags, _ORIENTATION, order)
     if orientation is None and (match := re.search(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*(\d)", xmp)):
         orientation = int(match[1])
     taken, taken_from = _taken(tags, gps, xmp, order)
-    return Metadata(orientation if orientation and 1 <= orientation <= 8 else 1, taken, taken_from)
+    sensible = orientation if orientation and 1 <= orientation <= 8 else 1
+    return Metadata(sensible, taken, taken_from, _string(interop, _INTEROP_INDEX) == "R03")
 
 
 def _taken(tags: _Tags, gps: _Tags, xmp: bytes, order: str | None) -> tuple[datetime | None, str]:
@@ -78,11 +82,12 @@ def _with_gps_time(day: datetime, gps: _Tags, order: str | None) -> datetime:
         return day
 
 
-def _tags(exif: bytes, order: str) -> tuple[_Tags, _Tags]:
-    """Tags of the first directory and EXIF's own, and those of GPS."""
+def _tags(exif: bytes, order: str) -> tuple[_Tags, _Tags, _Tags]:
+    """Tags of the first directory and EXIF's own, those of GPS, and those of interoperability."""
     tags = _directory(exif, order, int.from_bytes(exif[4:8], "little" if order == "<" else "big"))
     own, gps = (_directory(exif, order, _number(tags, tag, order) or 0) for tag in (_EXIF, _GPS))
-    return {**tags, **{tag: own[tag] for tag in (_ORIGINAL, _DIGITIZED) if tag in own}}, gps
+    interop = _directory(exif, order, _number(own, _INTEROP, order) or 0)
+    return {**tags, **{tag: own[tag] for tag in (_ORIGINAL, _DIGITIZED) if tag in own}}, gps, interop
 
 
 def _directory(exif: bytes, order: str, offset: int) -> _Tags:

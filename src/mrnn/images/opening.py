@@ -16,7 +16,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from mrnn.images.colours import to_srgb
+from mrnn.images.colours import adobe_rgb, to_srgb
 from mrnn.images.kinds import FORMATS, RAW_SUFFIXES, ImageError, ImageSource, StoredPhoto
 from mrnn.images.metadata import Metadata, read_metadata
 from mrnn.images.parts import Parts, split, without_tags
@@ -109,7 +109,8 @@ def open_photo(
         method = _UPRIGHT.get(metadata.orientation)
         upright = image if method is None else image.transpose(method)
         width, height = upright.size if image.size == size else size
-        rgb = _to_rgb(upright, _bytes(profile))
+        profile = _bytes(profile) or (adobe_rgb() if metadata.adobe_rgb else b"")
+        rgb = _to_rgb(upright, profile)
         rgb.info.clear()  # what the file said of orientation and colours is not true of it any more
         return OpenedPhoto(rgb, width, height, metadata.taken, metadata.taken_from)
 
