@@ -82,7 +82,11 @@ def test_no_room_asks_which_model_it_holds():
 
 
 def test_every_room_is_on_the_plan():
-    rooms = {p.name.removesuffix(".py") for p in SOURCE.iterdir() if not p.name.startswith(("__init__", "__pycache__", "py.typed"))}
+    rooms = {
+        p.name.removesuffix(".py")
+        for p in SOURCE.iterdir()
+        if not p.name.startswith(("__init__", "__pycache__", "py.typed"))
+    }
     assert rooms - {"bundled"} == set(USE) | set(WORKSHOP)
     plan = (SOURCE.parents[1] / "docs" / "architecture.md").read_text()
     for room in rooms - {"bundled", "__main__"}:
