@@ -18,13 +18,18 @@ from mrnn.recipes import RECIPES
 
 BUNDLED = Path(mrnn.__file__).parent / "bundled"
 PROVENANCE = """\
-The weights were trained on the photos and captions named above, which are not in this package: Flickr8K (Hodosh et
-al. 2013) is for non-commercial research use, and each COCO photo bears its own Creative Commons licence. The encoder
-is EfficientNet-Lite2 with ImageNet weights (Apache-2.0).
+The weights were trained on the photos and captions named above, which are not in this package: {sources}. What sees
+is EfficientNet-Lite, which began with ImageNet weights (Apache-2.0).
 
 The model knows only what these captions tell: mostly people and dogs outdoors{more}. It describes anything
 else in their words, and is then wrong. Captions name the sex, age and doings of people by their looks, with the
 biases of those who wrote the training captions. Do not use it to decide anything about anyone."""
+SOURCES = {
+    "flickr8k": "Flickr8K (Hodosh et al. 2013) is for non-commercial research use",
+    "flickr30k": "so is Flickr30K (Young et al. 2014)",
+    "coco": "each COCO photo bears its own Creative Commons licence",
+    "pascal": "Pascal Sentences (Rashtchian et al. 2010) states no licence",
+}
 
 
 def main() -> None:
@@ -42,13 +47,16 @@ def main() -> None:
     data = " ".join(f"--data {n}" for n in used)
     seed = training["recipe"]["training"]["seed"]
     flags = f"{data} --training.seed {seed}" if seed else data
-    training["command"] = f"mrnn train {recipe} {flags} --out runs/{name}"
+    if " --start " not in typed:  # else the run says itself what came before it
+        training["command"] = f"mrnn train {recipe} {flags} --out runs/{name}"
     # The search may have been tuned on dev after the training.
     pipe.generation = RECIPES[recipe]().generation
     training["recipe"]["generation"] = asdict(pipe.generation)
     # What it came after lay where nobody else has it; the recipe trains that first.
     training["recipe"]["start"] = ""
-    pipe.provenance["provenance"] = PROVENANCE.format(more=more)
+    pipe.provenance["provenance"] = PROVENANCE.format(
+        more=more, sources="; ".join(said for data, said in SOURCES.items() if data in training["command"])
+    )
     pipe.provenance["results"] = []
     pipe.save(target, torch.float16, name)
     for folder in folders:

@@ -260,4 +260,4 @@ def test_a_contradiction_is_refused():
     with pytest.raises(ValueError, match="block"):
         TunedConfig(block=-1)
     with pytest.raises(ValueError, match="encoder_rate"):
-        replace(TrainingConfig(), encoder_rate=0.0)
+        replace(TrainingConfig(), encoder_rate=-0.1)

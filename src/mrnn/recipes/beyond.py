@@ -118,11 +118,13 @@ def pair_text() -> Recipe:
     )
 
 
-def base() -> Recipe:
-    """`pair-text` with both its CNNs whole, and contrast: the default of every verb.
+def pair() -> Recipe:
+    """`pair-text` with both its CNNs whole, and contrast.
 
-    mrnn train base --data DIR/flickr8k --data DIR/coco --data DIR/coco_more --data DIR/flickr30k_photos
-    --data DIR/pascal --text DIR/coco/captions.json --text DIR/flickr30k/captions.json --out runs/base --device cuda
+    mrnn train pair --data DIR/flickr8k --data DIR/coco --data DIR/coco_more --data DIR/flickr30k_photos
+    --data DIR/pascal --text DIR/coco/captions.json --text DIR/flickr30k/captions.json --out runs/pair --device cuda
+
+    Ten minutes on an H200. Dev perplexity 13.20 on Flickr8K and COCO.
     """
     recipe = pair_text()
     training = replace(
@@ -136,6 +138,29 @@ def base() -> Recipe:
         objective=CONTRASTIVE,
     )
     return replace(recipe, after="pair-text", model=TunedConfig(**asdict(recipe.model), block=0), training=training)
+
+
+def base() -> Recipe:
+    """Three more epochs of `pair`'s words, with captions weighed by agreement: the default of every verb.
+
+    mrnn train base --data DIR/flickr8k --data DIR/coco --start runs/pair --out runs/base
+
+    The bundled one's were trained on features of the photos as they are, in fifteen minutes of two cores. Dev perplexity
+    13.49. Flickr8K test: perplexity 13.43, BLEU-4 .236, CIDEr .633, R@1 / R@10 41.0 / 84.0 image to sentence and
+    33.2 / 76.0 sentence to image; COCO test: 12.44, .266, .831, 59.2 / 95.6 and 49.3 / 92.8.
+    """
+    recipe = pair()
+    training = replace(
+        recipe.training,
+        epochs=3,
+        batch=150,
+        learning_rate=5e-4,
+        encoder_rate=0.0,
+        average=0.99,
+        choose="cider",
+        objective=ObjectiveConfig(contrastive=0.3, agreement=2.0),
+    )
+    return replace(recipe, after="pair", training=training)
 
 
 RECIPES = {
@@ -153,5 +178,6 @@ RECIPES = {
     "transformer": transformer,
     "classes": classes,
     "pair-text": pair_text,
+    "pair": pair,
     "base": base,
 }

@@ -45,7 +45,7 @@ class TrainingConfig:
         learning_rate: At the schedule's peak.
         schedule: `one-cycle` rises linearly over `warmup` and falls as a cosine to 0; `constant` stays.
         warmup: Share of all steps in which the rate rises.
-        encoder_rate: Learning rate of a CNN's trained blocks, as a share of the others'.
+        encoder_rate: Learning rate of a CNN's trained blocks, as a share of the others'; 0 leaves them as they are.
         together: Put all captions of an image into one batch, so that a CNN sees it once an epoch.
         weight_decay: Decoupled, AdamW's.
         clip: Largest norm of the gradient.
@@ -78,11 +78,12 @@ class TrainingConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def __post_init__(self):
-        for name in ("epochs", "batch", "learning_rate", "clip", "patience", "accumulate", "encoder_rate"):
+        for name in ("epochs", "batch", "learning_rate", "clip", "patience", "accumulate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"training.{name} is {getattr(self, name)}, but must be above 0")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"training.weight_decay is {self.weight_decay}, but must be 0 or more")
+        for name in ("encoder_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"training.{name} is {getattr(self, name)}, but must be 0 or more")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"training.seed is {self.seed}, but must be 0 or more and below 2 ** 32")
         if not 0 <= self.warmup <= 1:
@@ -287,10 +288,13 @@ def _optimizer(model: LanguageModel, objective: Objective, config: TrainingConfi
     """Groups of parameters: biases are not decayed, as they hold the words' frequencies; the CNN has its own rate."""
     rates = {"model": 1.0, "encoder": config.encoder_rate}
     parts = [(rates[name], parameters) for name, parameters in model.parameter_groups()]
+    for parameter in (p for share, parameters in parts if not share for p in parameters):
+        parameter.requires_grad_(False)
     parts[0] = parts[0][0], [*parts[0][1], *objective.parameters()]
     groups = [
         {"params": some, "share": share, "weight_decay": config.weight_decay if decayed else 0.0}
         for share, parameters in parts
+        if share
         for decayed in (True, False)
         if (some := [p for p in parameters if (p.ndim > 1) == decayed])
     ]
