@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from made import photo, pipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import mrnn
@@ -147,6 +148,18 @@ def test_one_photo_and_one_sentence_need_no_list(pipe, photos):
     assert pipe.log_likelihood(photos[0], "a red square") == pytest.approx(several)
     assert pipe.log_likelihood(str(photos[0]), "a red square").shape == (1, 1)
     assert [match.index for match in pipe.rank(photos[0], "a red square", score="raw")[0]] == [0]
+
+
+def test_arrays_and_open_files_are_photos(pipe, photos):
+    expected = pipe.features(photos[:2])
+    arrays = [np.asarray(Image.open(path).convert("RGB")) for path in photos[:2]]
+    assert np.allclose(pipe.features(arrays), expected, atol=1e-5)
+    assert np.allclose(pipe.features(np.stack(arrays)), expected, atol=1e-5)
+    assert np.allclose(pipe.features(arrays[0]), expected[:1], atol=1e-5)
+    with photos[0].open("rb") as file:
+        assert np.allclose(pipe.features(file), expected[:1], atol=1e-5)
+    with pytest.raises(ImageError, match=r"<array>: is no array of bytes"):
+        pipe.features(arrays[0] / 255)
 
 
 def test_log_likelihoods_agree_with_those_of_captions(pipe, photos):

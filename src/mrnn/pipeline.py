@@ -130,6 +130,8 @@ class Pipeline:
         Raises:
             ImageError: The first photo that cannot be used.
         """
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            images = list(images)
         alone = isinstance(images, (str, bytes)) or not isinstance(images, Sequence)
         features, _, errors = pool_features(self.encoder, [images] if alone else images)
         if errors:

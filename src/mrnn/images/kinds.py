@@ -4,8 +4,9 @@ import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import IO, Self
 
+import numpy as np
 from PIL import Image
 
 RAW_SUFFIXES = frozenset(
@@ -59,7 +60,7 @@ class StoredPhoto:
 
 
 PhotoFile = Path | StoredPhoto
-ImageSource = str | os.PathLike | StoredPhoto | bytes | Image.Image
+ImageSource = str | os.PathLike | StoredPhoto | bytes | IO[bytes] | Image.Image | np.ndarray
 
 
 class ImageError(ValueError):

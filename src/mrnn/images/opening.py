@@ -73,7 +73,8 @@ def open_photo(
     AVIF open where Pillow, or pillow-heif if installed, can.
 
     Args:
-        source: A path, a photo within a larger file, the bytes of a file, or a PIL image.
+        source: A path, a photo within a larger file, the bytes of a file, a file open for reading bytes, a PIL image,
+            or an array of bytes (H, W, 3) in RGB, (H, W, 4) with opacity, or (H, W) in grey.
         min_side: If given, a JPEG may be reduced while it is decoded, which is much faster, as long as
             both its sides stay at this length or more.
         max_pixels: Photos with more pixels are refused before they are decoded (decompression bombs). A JPEG that can
@@ -86,6 +87,7 @@ def open_photo(
     """
     name = _name(source)
     with _told(name, max_pixels):
+        source = _at_hand(name, source)
         if isinstance(source, Image.Image):
             image, metadata, profile = source, Metadata(), source.info.get("icc_profile")
             size = image.size
@@ -157,7 +159,26 @@ def _name(source: ImageSource) -> str:
         return f"<{len(source)} bytes>"
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or "<image>")
+    if isinstance(source, np.ndarray):
+        return "<array>"
+    if hasattr(source, "read"):
+        return str(getattr(source, "name", "<file>"))
     return str(source) if isinstance(source, StoredPhoto) else os.fspath(source)
+
+
+def _at_hand(name: str, source: ImageSource) -> str | os.PathLike | StoredPhoto | bytes | Image.Image:
+    """What is open already, or an array, as what a file would give."""
+    if isinstance(source, np.ndarray):
+        if (
+            source.dtype != np.uint8
+            or source.ndim not in (2, 3)
+            or (source.ndim == 3 and source.shape[2] not in (3, 4))
+        ):
+            raise ImageError(name, f"is no array of bytes (H, W, 3) but {source.dtype} of shape {source.shape}")
+        return Image.fromarray(source)
+    if not isinstance(source, (str, os.PathLike, StoredPhoto, bytes, Image.Image)):
+        return source.read()
+    return source
 
 
 def _open(name: str, source: str | os.PathLike | StoredPhoto | bytes) -> tuple[ImageFile, Parts]:
