@@ -325,7 +325,7 @@ def test_train_evaluate_and_caption_from_a_made_data_set(mrnn, made, cache, tmp_
     other = shutil.copytree(made, tmp_path / "other")
     photo(other / "images" / "100000_0123456789.jpg", "blue", 99)
     changed = mrnn(*(other if part is made else part for part in command))
-    assert changed.code == 1 and "belongs to a run with another data, features" in changed.err
+    assert changed.code == 1 and "belongs to a run that differs in photos;" in changed.err
 
     figures = tmp_path / "figures.json"
     plots = tmp_path / "plots"

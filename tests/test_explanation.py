@@ -124,8 +124,8 @@ def test_the_verb_draws_and_tells(saved, tmp_path):
     command = [sys.executable, "-m", "mrnn", "explain", str(red), "--model", str(saved)]
     command += ["--sentence", "a red square", "--out", str(tmp_path / "why.png")]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[0] == "word\tevidence\tword\trecurrent\timage"
-    assert [line.split("\t")[0] for line in result.stdout.splitlines()[1:]] == ["a", "red", "square", "<end>"]
+    assert result.stdout.splitlines()[0] == "word    evidence  from word  from recurrent  from image"
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["a", "red", "square", "<end>"]
     assert GUESS in result.stderr
     assert Image.open(tmp_path / "why.png").width > 500
     told = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)

@@ -642,15 +642,15 @@ def test_the_commit_is_that_of_a_checkout_of_the_package_alone(tmp_path, monkeyp
     assert set(version.code_version()) == {"version", "commit"}
 
 
-@pytest.mark.parametrize("name", ["base", "flickr8k"])
-def test_bundled_models_are_small_whole_and_of_the_papers_sizes(name):
+@pytest.mark.parametrize(("name", "recurrent"), [("base", 512), ("flickr8k", 256)])
+def test_bundled_models_are_small_and_whole_and_one_has_the_papers_sizes(name, recurrent):
     sizes = mrnn.load(name, "torch").model.model.config
-    assert (sizes.embedding, sizes.word, sizes.recurrent, sizes.multimodal) == (128, 256, 256, 512)
+    assert (sizes.embedding, sizes.word, sizes.recurrent, sizes.multimodal) == (128, 256, recurrent, 512)
     assert type(mrnn.load(name).model) is OnnxRuntime
     folder = find_folder(name)
-    assert (folder / "model.safetensors").stat().st_size <= 16 * 2**20
-    for weights in ("model.safetensors", "encoder.safetensors"):
-        assert {t.dtype for t in load_file(folder / weights).values()} == {torch.float16}
+    assert sum(file.stat().st_size for file in folder.parent.rglob("*") if file.is_file()) <= 60 * 2**20
+    weights = [load_file(folder / file) for file in ("model.safetensors", "encoder.safetensors")]
+    assert {t.dtype for some in weights for t in some.values()} == {torch.float16}
     card = (folder / "README.md").read_text()
     assert "Figures on" in card and "Provenance" in card
 

@@ -228,7 +228,7 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path):
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
     train(small_model(), VOCABULARY, made_data(), made_data(16, 1), CONFIG, tmp_path, {"data": "one"})
-    with pytest.raises(ValueError, match="another data; give another --out, with --start"):
+    with pytest.raises(ValueError, match="differs in data; give another --out, with --start"):
         train(small_model(), VOCABULARY, made_data(), made_data(16, 1), CONFIG, tmp_path, {"data": "two"})
 
 
@@ -243,7 +243,7 @@ def test_a_run_that_has_ended_goes_on_when_more_epochs_are_asked_for(tmp_path):
 def test_a_refusal_names_the_options_that_differ(tmp_path):
     train(small_model(), VOCABULARY, made_data(), made_data(16, 1), CONFIG, tmp_path)
     other = replace(CONFIG, learning_rate=0.5, objective=ObjectiveConfig(contrastive=0.1))
-    with pytest.raises(ValueError, match=r"another training\.learning_rate, training\.objective\.contrastive; "):
+    with pytest.raises(ValueError, match=r"differs in training\.learning_rate, training\.objective\.contrastive; "):
         train(small_model(), VOCABULARY, made_data(), made_data(16, 1), other, tmp_path)
 
 

@@ -223,7 +223,7 @@ def _identity(
         "recipe": {key: value for key, value in asdict(recipe).items() if key != "generation"},
         "encoder": encoder.fingerprint,
         "data": corpus.fingerprint,
-        "features": [_digest(features) for features in (data.features, dev.features)],
+        "photos": [_digest(features) for features in (data.features, dev.features)],
     }
     if text:
         run["text"] = [sha256(path) for path in text]

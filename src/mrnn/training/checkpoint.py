@@ -88,7 +88,7 @@ def load_checkpoint(
     if progress.run != run:
         names = [name for name in told.keys() | former.keys() if told.get(name) != former.get(name)] if former else []
         raise ValueError(
-            f"{path}: belongs to a run with another {', '.join(sorted(names)) or 'recipe, data or encoder'}; "
+            f"{path}: belongs to a run that differs in {', '.join(sorted(names)) or 'recipe, data or encoder'}; "
             f"give another --out, with --start {path.parent} to go on from its model, or delete it"
         )
     try:
