@@ -72,6 +72,7 @@ def fill(library: Library, photos: int) -> None:
         columns = {
             "hash": hashes,
             "taken": days.astype(str),
+            "taken_from": ["EXIF"] * n,
             "width": np.full(n, 4000, np.int32),
             "height": np.full(n, 3000, np.int32),
             "thumbnail": [b""] * n,

@@ -81,8 +81,7 @@ class Graphs:
         if not path.is_file():
             raise ValueError(f"{self.folder}: has no {path.name}; mrnn convert {self.folder} writes it, with PyTorch")
         options = onnxruntime.SessionOptions()
-        # Photos are encoded side by side, one by a core: a network's maps of one photo stay in the core's cache.
-        options.intra_op_num_threads = 1 if name == ENCODER and self.device == "cpu" else cores()
+        options.intra_op_num_threads = cores()
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False  # which holds more than it saves time
         # A session has threads of its own: those that wait would take the cores from those of the next.
