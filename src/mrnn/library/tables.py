@@ -12,6 +12,7 @@ Shapes: N photos, M width of an image vector.
 """
 
 import contextlib
+import math
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -208,7 +209,9 @@ class Tables:
         """
         asked = {"column": "image", "q": vector.astype(np.float32), "k": k, "metric": "dot", "nprobes": 20}
         if self.indexed:
-            asked["refine_factor"] = 15
+            # The index rounds: of more photos, more lie within what it rounds by, and are read again.
+            again = 1.5 * self.latest("contents").count_rows() ** 0.5
+            asked["refine_factor"] = max(4, math.ceil(again / k))
         found = self.read("contents", [*columns, "image"], where, nearest=asked)
         return found, vectors(found)
 
