@@ -46,3 +46,16 @@ def pipeline(words: list[str] | None = None, references: int = 0) -> Pipeline:
     model = MRNN(MRNNConfig(embedding=4, word=6, recurrent=6, multimodal=8), len(vocabulary), 1280)
     image = torch.randn(references, 8).numpy() if references else None
     return Pipeline(TorchRuntime(model, "mrnn"), vocabulary, load_encoder("efficientnet_lite2"), references=image)
+
+
+def lines(path, *rows, encoding="utf-8"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes("".join(f"{row}\n" for row in rows).encode(encoding))
+
+
+def captions(corpus):
+    return {photo.id: photo.captions for photo in corpus.photos}
+
+
+def splits(corpus):
+    return {photo.id: photo.split for photo in corpus.photos}

@@ -6,6 +6,7 @@ import os
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made import captions, lines, splits
 from PIL import Image
 
 from mrnn.corpora import SPLITS, combine, read_corpora, read_corpus
@@ -22,19 +23,6 @@ def photos(folder, *names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(JPEG.getvalue())
-
-
-def lines(path, *rows, encoding="utf-8"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes("".join(f"{row}\n" for row in rows).encode(encoding))
-
-
-def captions(corpus):
-    return {photo.id: photo.captions for photo in corpus.photos}
-
-
-def splits(corpus):
-    return {photo.id: photo.split for photo in corpus.photos}
 
 
 def flickr(folder):

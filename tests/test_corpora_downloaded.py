@@ -10,6 +10,7 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made import captions, lines, splits
 from PIL import Image
 
 from mrnn.corpora import read_corpora, read_corpus
@@ -33,19 +34,6 @@ def photos(folder, *names):
         path.write_bytes(jpeg(tuple(os.urandom(3))))
 
 
-def write(path, *lines, encoding="utf-8"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
-
-
-def captions(corpus):
-    return {photo.id: photo.captions for photo in corpus.photos}
-
-
-def splits(corpus):
-    return {photo.id: photo.split for photo in corpus.photos}
-
-
 def files(corpus, folder):
     return {photo.id: photo.path.relative_to(folder).as_posix() for photo in corpus.photos}
 
@@ -55,9 +43,9 @@ def files(corpus, folder):
 
 def metadata(path, rows):
     if path.suffix == ".jsonl":
-        write(path, *map(json.dumps, rows))
+        lines(path, *map(json.dumps, rows))
     elif path.suffix == ".csv":
-        write(path, ",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows))
+        lines(path, ",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows))
     else:
         pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +80,7 @@ def test_photos_of_folders_that_number_them_anew_are_kept_apart(tmp_path):
     name = f"{7:012}.jpg"
     for split in ("train", "val"):
         photos(tmp_path / split, name)
-        write(tmp_path / split / "captions.csv", "image,caption", f"{name},a {split}")
+        lines(tmp_path / split / "captions.csv", "image,caption", f"{name},a {split}")
     corpus = read_corpus(tmp_path)
     assert captions(corpus) == {f"train/{name}": ("a train",), f"val/{name}": ("a val",)}
     assert len({photo.key for photo in corpus.photos}) == 2
@@ -100,8 +88,8 @@ def test_photos_of_folders_that_number_them_anew_are_kept_apart(tmp_path):
 
 def test_a_photo_that_is_missing_in_its_split_is_not_taken_from_another(tmp_path):
     photos(tmp_path, "train/0.jpg", "train/1.jpg", "val/0.jpg", "val/9.jpg")
-    write(tmp_path / "train" / "metadata.csv", "file_name,text", "0.jpg,one", "1.jpg,two", "9.jpg,three")
-    write(tmp_path / "val" / "metadata.csv", "file_name,text", "0.jpg,four", "1.jpg,five")
+    lines(tmp_path / "train" / "metadata.csv", "file_name,text", "0.jpg,one", "1.jpg,two", "9.jpg,three")
+    lines(tmp_path / "val" / "metadata.csv", "file_name,text", "0.jpg,four", "1.jpg,five")
     corpus = read_corpus(tmp_path)
     assert captions(corpus) == {"train/0.jpg": ("one",), "train/1.jpg": ("two",), "val/0.jpg": ("four",)}
     assert corpus.report.counts["missing photos"] == 2
@@ -111,8 +99,8 @@ def test_a_photo_that_is_missing_in_its_split_is_not_taken_from_another(tmp_path
 def test_several_tables_whose_names_are_splits(tmp_path, names):
     photos(tmp_path, *NAMES)
     for name, photo in zip(names, NAMES, strict=False):
-        write(tmp_path / f"{name}.csv", "image,caption", f"{photo},a {name}")
-    write(tmp_path / "labels.csv", "image,label", "a.jpg,1")
+        lines(tmp_path / f"{name}.csv", "image,caption", f"{photo},a {name}")
+    lines(tmp_path / "labels.csv", "image,label", "a.jpg,1")
     corpus = read_corpus(tmp_path)
     assert {caption for several in captions(corpus).values() for caption in several} == {f"a {name}" for name in names}
     assert len(set(splits(corpus).values())) == len(names)
@@ -121,7 +109,7 @@ def test_several_tables_whose_names_are_splits(tmp_path, names):
 def test_a_table_beside_those_of_splits_is_named_and_not_read_twice(tmp_path):
     photos(tmp_path, *NAMES)
     for name in ("all", "train", "test"):
-        write(tmp_path / f"{name}.csv", "image,caption", f"{NAMES[0] if name != 'test' else NAMES[1]},x")
+        lines(tmp_path / f"{name}.csv", "image,caption", f"{NAMES[0] if name != 'test' else NAMES[1]},x")
     corpus = read_corpus(tmp_path)
     assert sum(len(photo.captions) for photo in corpus.photos) == 2
     assert "further tables are not read: all.csv" in corpus.report.notes
@@ -132,7 +120,7 @@ def test_a_table_beside_those_of_splits_is_named_and_not_read_twice(tmp_path):
 def test_tables_whose_splits_share_a_photo_are_refused(tmp_path):
     photos(tmp_path, *NAMES)
     for name in ("train", "test"):
-        write(tmp_path / f"{name}.csv", "image,caption", "a.jpg,x")
+        lines(tmp_path / f"{name}.csv", "image,caption", "a.jpg,x")
     with pytest.raises(ValueError, match="is in both"):
         read_corpus(tmp_path)
 
@@ -142,7 +130,7 @@ def test_tables_whose_splits_share_a_photo_are_refused(tmp_path):
 )
 def test_numbered_caption_columns(tmp_path, columns):
     photos(tmp_path, "a.jpg", "b.jpg")
-    write(tmp_path / "t.csv", f"image,{columns},source", "a.jpg,one,two,x", "b.jpg,three,,x")
+    lines(tmp_path / "t.csv", f"image,{columns},source", "a.jpg,one,two,x", "b.jpg,three,,x")
     corpus = read_corpus(tmp_path)
     assert captions(corpus) == {"a.jpg": ("one", "two"), "b.jpg": ("three",)}
     assert not corpus.report.counts, "fewer captions than columns are no mistake"
@@ -157,7 +145,7 @@ def test_kaggles_flickr30k(tmp_path, name, delimiter, place):
     rows = [("36979.jpg", "0", "A dog ."), ("1000092795.jpg", "0", "Two men , one hat ."), ("36979.jpg", "1", "Wet .")]
     broken = f"36979.jpg{delimiter}4   A dog runs ."
     header = ("image_name", "comment_number", "comment")
-    write(tmp_path / place / name, *map(delimiter.join, (header, *rows)), broken)
+    lines(tmp_path / place / name, *map(delimiter.join, (header, *rows)), broken)
     corpus = read_corpus(tmp_path)
     assert corpus.name == f"Flickr ({name})"
     assert captions(corpus) == {"36979.jpg": ("A dog .", "Wet ."), "1000092795.jpg": ("Two men , one hat .",)}
@@ -167,13 +155,13 @@ def test_kaggles_flickr30k(tmp_path, name, delimiter, place):
 
 def test_captions_beside_photos(tmp_path):
     photos(tmp_path, "train/10_dog/a.png", "train/b.jpg", "test/c.webp", "test/d.jpg", "test/bare.jpg", "test/bad.jpg")
-    write(tmp_path / "train/10_dog/a.txt", "a dog", "", "two dogs")
-    write(tmp_path / "train/b.caption", "a cat")
-    write(tmp_path / "test/c.json", json.dumps({"caption": "a bird", "url": "x", "status": "success"}))
-    write(tmp_path / "test/d.txt", "the text")
-    write(tmp_path / "test/d.json", json.dumps({"caption": "not this"}))
-    write(tmp_path / "test/bad.json", "{")
-    write(tmp_path / "test/failed.json", json.dumps({"caption": "no photo", "status": "failed_to_download"}))
+    lines(tmp_path / "train/10_dog/a.txt", "a dog", "", "two dogs")
+    lines(tmp_path / "train/b.caption", "a cat")
+    lines(tmp_path / "test/c.json", json.dumps({"caption": "a bird", "url": "x", "status": "success"}))
+    lines(tmp_path / "test/d.txt", "the text")
+    lines(tmp_path / "test/d.json", json.dumps({"caption": "not this"}))
+    lines(tmp_path / "test/bad.json", "{")
+    lines(tmp_path / "test/failed.json", json.dumps({"caption": "no photo", "status": "failed_to_download"}))
     corpus = read_corpus(tmp_path)
     assert captions(corpus) == {
         "train/10_dog/a.png": ("a dog", "two dogs"),
@@ -187,8 +175,8 @@ def test_captions_beside_photos(tmp_path):
 
 def test_a_caption_beside_two_photos_of_its_name_is_left_out(tmp_path):
     photos(tmp_path, "a.jpg", "a.png", "b.jpg")
-    write(tmp_path / "a.txt", "of which?")
-    write(tmp_path / "b.txt", "a dog")
+    lines(tmp_path / "a.txt", "of which?")
+    lines(tmp_path / "b.txt", "a dog")
     corpus = read_corpus(tmp_path)
     assert captions(corpus) == {"b.jpg": ("a dog",)}
     assert corpus.report.examples["captions of several photos"] == ["a.txt: a.jpg, a.png"]
@@ -205,7 +193,7 @@ def test_vizwiz(tmp_path, place):
         notes += [{"caption": "spam", "image_id": 0, "id": 90, "is_precanned": False, "is_rejected": True}]
         notes += [{"caption": "Quality issues", "image_id": 0, "id": 91, "is_precanned": True, "is_rejected": False}]
         content = {"info": {}, "images": images} | ({"annotations": notes} if split != "test" else {})
-        write(tmp_path / place / f"{split}.json", json.dumps(content))
+        lines(tmp_path / place / f"{split}.json", json.dumps(content))
     corpus = read_corpus(tmp_path)
     assert corpus.name == "VizWiz"
     assert sorted(splits(corpus).values()) == ["dev", "dev", "train", "train", "train"]
@@ -219,7 +207,7 @@ def test_vizwiz(tmp_path, place):
 def coco(folder, images, annotations):
     photos(folder / "train2017", *NAMES)
     content = {"images": images, "annotations": annotations}
-    write(folder / "annotations" / "captions_train2017.json", json.dumps(content))
+    lines(folder / "annotations" / "captions_train2017.json", json.dumps(content))
     return read_corpus(folder)
 
 
@@ -273,7 +261,7 @@ def test_a_line_that_is_no_utf8_is_counted(tmp_path, name):
 def test_the_first_row_of_a_jsonl_table_may_be_the_broken_one(tmp_path):
     photos(tmp_path, *NAMES)
     rows = [{"image": "a.jpg"}, {"image": "b.jpg", "caption": "one"}]
-    write(tmp_path / "t.jsonl", *map(json.dumps, rows))
+    lines(tmp_path / "t.jsonl", *map(json.dumps, rows))
     assert captions(read_corpus(tmp_path)) == {"b.jpg": ("one",)}
 
 
@@ -293,7 +281,7 @@ def test_delimiter_and_encoding_are_found_out(tmp_path, delimiter, encoding, nam
     photos(tmp_path / "images", *NAMES)
     quoted = name != "captions.txt"
     rows = rows_of(delimiter, True) if quoted else [f"{photo}{delimiter}a dög" for photo in NAMES]
-    write(tmp_path / name, delimiter.join(("image", "caption")), *rows, encoding=encoding)
+    lines(tmp_path / name, delimiter.join(("image", "caption")), *rows, encoding=encoding)
     corpus = read_corpus(tmp_path)
     expected = [f'a dog {i}, wet{delimiter.strip()} "big" \'' if quoted else "a dög" for i in range(6)]
     assert [captions(corpus)[photo][0] for photo in NAMES] == expected
@@ -311,7 +299,7 @@ def test_what_may_stand_before_the_header_and_at_the_ends_of_lines(tmp_path, fir
 
 def test_a_caption_that_comes_last_may_hold_commas_of_its_own(tmp_path):
     photos(tmp_path, *NAMES)
-    write(tmp_path / "t.csv", "image, caption", "a.jpg, A dog, wet", 'b.jpg, "A cat, dry"')
+    lines(tmp_path / "t.csv", "image, caption", "a.jpg, A dog, wet", 'b.jpg, "A cat, dry"')
     assert captions(read_corpus(tmp_path)) == {"a.jpg": ("A dog, wet",), "b.jpg": ("A cat, dry",)}
 
 
@@ -322,7 +310,7 @@ def test_a_quotation_that_is_not_closed_is_one_broken_line(tmp_path, at, cell, o
     photos(tmp_path, *NAMES)
     rows = [others.format(name, "a dog") for name in NAMES]
     rows[at] = f"{NAMES[at]},{cell}"
-    write(tmp_path / "t.csv", "image,caption", *rows)
+    lines(tmp_path / "t.csv", "image,caption", *rows)
     corpus = read_corpus(tmp_path)
     assert len(corpus.photos) == 5
     assert corpus.report.examples["broken lines"] == [f"t.csv line {at + 2}"]
@@ -333,15 +321,15 @@ def test_a_quotation_that_is_not_closed_is_one_broken_line(tmp_path, at, cell, o
 
 
 CAPTIONS = {  # layouts of captions for NAMES, without their photos
-    "table": lambda folder: write(folder / "t.csv", "image,caption", *(f"{name},x" for name in NAMES)),
-    "imagefolder": lambda folder: write(folder / "metadata.csv", "file_name,text", *(f"{name},x" for name in NAMES)),
-    "token file": lambda folder: write(folder / "F.token.txt", *(f"{name}#0\tx" for name in NAMES)),
-    "Kaggle": lambda folder: write(folder / "captions.txt", "image,caption", *(f"{name},x" for name in NAMES)),
-    "Karpathy": lambda folder: write(
+    "table": lambda folder: lines(folder / "t.csv", "image,caption", *(f"{name},x" for name in NAMES)),
+    "imagefolder": lambda folder: lines(folder / "metadata.csv", "file_name,text", *(f"{name},x" for name in NAMES)),
+    "token file": lambda folder: lines(folder / "F.token.txt", *(f"{name}#0\tx" for name in NAMES)),
+    "Kaggle": lambda folder: lines(folder / "captions.txt", "image,caption", *(f"{name},x" for name in NAMES)),
+    "Karpathy": lambda folder: lines(
         folder / "dataset_x.json",
         json.dumps({"images": [{"filename": n, "split": "train", "sentences": [{"raw": "x"}]} for n in NAMES]}),
     ),
-    "COCO": lambda folder: write(
+    "COCO": lambda folder: lines(
         folder / "annotations" / "captions_train.json",
         json.dumps(
             {
@@ -407,7 +395,7 @@ def test_a_photo_is_found_however_it_is_written(tmp_path, how):
     if "decomposed" in how:
         photos(tmp_path / "probe", unicodedata.normalize("NFD", "é"))
     photos(tmp_path, on_disk, "other.jpg")
-    write(tmp_path / "t.csv", "image,caption", f"{written},one", "other.jpg,two")
+    lines(tmp_path / "t.csv", "image,caption", f"{written},one", "other.jpg,two")
     corpus = read_corpus(tmp_path)
     assert files(corpus, tmp_path) == {written: on_disk, "other.jpg": "other.jpg"}
     assert [path for _, path, _ in read_pairs(tmp_path / "t.csv")[0]] == [tmp_path / on_disk, tmp_path / "other.jpg"]
@@ -415,7 +403,7 @@ def test_a_photo_is_found_however_it_is_written(tmp_path, how):
 
 def test_a_name_that_fits_two_photos_is_named_and_stands_for_neither(tmp_path):
     photos(tmp_path, "x/a.jpg", "y/a.jpg", "y/b.jpg", "c.jpg", "p/n/d.jpg", "q/m/d.jpg")
-    write(tmp_path / "t.csv", "image,caption", "a.jpg,one", "b.jpg,two", "c.jpg,three", "z/m/d.jpg,four")
+    lines(tmp_path / "t.csv", "image,caption", "a.jpg,one", "b.jpg,two", "c.jpg,three", "z/m/d.jpg,four")
     corpus = read_corpus(tmp_path)
     assert files(corpus, tmp_path) == {"b.jpg": "y/b.jpg", "c.jpg": "c.jpg", "z/m/d.jpg": "q/m/d.jpg"}
     assert corpus.report.examples["names that fit several photos"] == [
@@ -427,13 +415,13 @@ def test_a_name_that_fits_two_photos_is_named_and_stands_for_neither(tmp_path):
 
 def test_of_two_photos_the_one_in_a_folder_of_the_split_is_taken(tmp_path):
     photos(tmp_path, "train/a.jpg", "test/a.jpg", "train2017/b.jpg", "val2017/b.jpg")
-    write(tmp_path / "t.csv", "image,caption,split", "a.jpg,one,test", "b.jpg,two,val")
+    lines(tmp_path / "t.csv", "image,caption,split", "a.jpg,one,test", "b.jpg,two,val")
     assert files(read_corpus(tmp_path), tmp_path) == {"a.jpg": "test/a.jpg", "b.jpg": "val2017/b.jpg"}
 
 
 def test_two_names_are_never_one_photo_by_name_alone(tmp_path):
     photos(tmp_path, "x/1.jpg", "y/2.jpg", "3.jpg")
-    write(tmp_path / "t.csv", "image,caption", "p/1.jpg,one", "q/1.jpg,two", "y/2.jpg,three", "z/2.jpg,four", "3.jpg,x")
+    lines(tmp_path / "t.csv", "image,caption", "p/1.jpg,one", "q/1.jpg,two", "y/2.jpg,three", "z/2.jpg,four", "3.jpg,x")
     corpus = read_corpus(tmp_path)
     assert captions(corpus) == {"y/2.jpg": ("three",), "3.jpg": ("x",)}
     assert corpus.report.counts["missing photos"] == corpus.report.counts["captions of absent photos"] == 3
@@ -446,7 +434,7 @@ PATHS = st.lists(st.sampled_from([f"{a}{b}{c}" for a in ("", "x/", "y/") for b i
 def test_no_two_different_names_share_a_photo(tmp_path_factory, named, there):
     folder = tmp_path_factory.mktemp("data")
     photos(folder, *there)
-    write(folder / "t.csv", "image,caption", *(f"{name},{name}" for name in named))
+    lines(folder / "t.csv", "image,caption", *(f"{name},{name}" for name in named))
     try:
         corpus = read_corpus(folder)
     except ValueError as error:
@@ -462,7 +450,7 @@ def test_no_two_different_names_share_a_photo(tmp_path_factory, named, there):
 def test_each_folder_is_listed_once_and_not_once_a_photo(tmp_path, monkeypatch):
     names = [f"{i}.jpg" for i in range(200)]
     photos(tmp_path / "x" / "y", *names)
-    write(tmp_path / "t.csv", "image,caption", *(f"{name},a dog" for name in names))
+    lines(tmp_path / "t.csv", "image,caption", *(f"{name},a dog" for name in names))
     listed, scan = [], os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scan(path))
     assert len(read_corpus(tmp_path).photos) == 200
@@ -474,8 +462,8 @@ def test_each_folder_is_listed_once_and_not_once_a_photo(tmp_path, monkeypatch):
 
 def test_what_is_not_recognised_is_listed(tmp_path):
     photos(tmp_path, "pictures/a.jpg")
-    write(tmp_path / "tables" / "labels.csv", "photo;label", "a.jpg;1")
-    write(tmp_path / "notes.jsonl", '{"url": "x", "text": "a dog"}')
+    lines(tmp_path / "tables" / "labels.csv", "photo;label", "a.jpg;1")
+    lines(tmp_path / "notes.jsonl", '{"url": "x", "text": "a dog"}')
     with pytest.raises(ValueError, match="no data set is recognised") as error:
         read_corpus(tmp_path)
     message = str(error.value)

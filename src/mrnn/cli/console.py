@@ -53,8 +53,7 @@ def open_model(name: str, device: str = "auto", runtime: Hand = "auto", tolerant
         found = load(name, runtime, device)
     except DeviceError as error:
         raise Usage(f"--device {device}: {error}") from None
-    if device == "auto" and str(found.model.device) != "cpu":
-        say(f"device: {found.model.device}")
+    say_device(device, str(found.model.device))
     if tolerant:
         found.encoder.tolerant = True
     return found
@@ -135,6 +134,12 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def say(line: str) -> None:
     """Print a line on stderr, above a progress bar."""
     print(line, file=sys.stderr)
+
+
+def say_device(asked: str, found: str) -> None:
+    """Tell what `auto` has found, if it is no processor."""
+    if asked == "auto" and found != "cpu":
+        say(f"device: {found}")
 
 
 def warn(line: str) -> None:

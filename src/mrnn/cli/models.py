@@ -19,6 +19,7 @@ from mrnn.cli.console import (
     open_model,
     report,
     say,
+    say_device,
     typed_command,
     warn,
     warn_photos,
@@ -221,7 +222,7 @@ def train(
     with workshop("training.distributed").join(place) as world:
         call = room.Call(typed_command(), cache, world.device, text=text, world=world)
         if world.leads:
-            _say_device(device, world.device)
+            say_device(device, world.device)
             return _train_aloud(room, recipe, name, corpus, out, call)
         room.train_recipe(name, recipe, corpus, out, call)
         return 0
@@ -280,7 +281,7 @@ def reproduce(
     if not data:
         raise Usage("say where the data set is: --data DIR")
     asked, device = device, _device(device)
-    _say_device(asked, device)
+    say_device(asked, device)
     corpus = read_corpora(data, images)
     report(corpus)
     weights = {name: path for name, path in (("alexnet", alexnet), ("vgg16", vgg16)) if path is not None}
@@ -318,12 +319,6 @@ def _device(name: str) -> str:
         return room.torch_device(name)
     except DeviceError as error:
         raise Usage(f"--device {name}: {error}") from None
-
-
-def _say_device(asked: str, found: str) -> None:
-    """Tell what `auto` has found, if it is no processor."""
-    if asked == "auto" and found != "cpu":
-        say(f"device: {found}")
 
 
 class _TrainingBar:

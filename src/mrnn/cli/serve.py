@@ -8,7 +8,6 @@ from typing import Annotated
 from tyro.conf import arg
 
 from mrnn.cli.console import Device, Usage, open_model, say, warn
-from mrnn.files import read_text
 
 
 def serve(
@@ -39,6 +38,8 @@ def serve(
     if token_file is not None:
         if token:
             raise Usage("give one token, by --token or by --token-file")
+        from mrnn.files import read_text
+
         token = read_text(token_file).strip()
         if not token:
             raise ValueError(f"{token_file}: holds no token")

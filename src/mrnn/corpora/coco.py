@@ -1,6 +1,6 @@
 """COCO's own `captions_train*.json` and `captions_val*.json`; the photos of `val` become dev."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mrnn.corpora.base import Corpus, CorpusBuilder
@@ -23,13 +23,23 @@ def read(folder: Path, images: Sequence[Path] = ()) -> Corpus:
     Raises:
         ValueError: A file has another layout.
     """
-    builder = CorpusBuilder("COCO", folder, images)
-    for path in _files(folder):
-        read_annotations(path, normal_split(path.stem.removeprefix("captions_").rstrip("0123456789")), builder)
+    files = _files(folder)
+    splits = {path: normal_split(path.stem.removeprefix("captions_").rstrip("0123456789")) for path in files}
+    return read_files(CorpusBuilder("COCO", folder, images), splits)
+
+
+def read_files(builder: CorpusBuilder, splits: Mapping[Path, str]) -> Corpus:
+    """Read annotation files, each of the photos of a split.
+
+    Raises:
+        ValueError: A file has another layout.
+    """
+    for path, split in splits.items():
+        _read_annotations(path, split, builder)
     return builder.build()
 
 
-def read_annotations(path: Path, split: str, builder: CorpusBuilder) -> None:
+def _read_annotations(path: Path, split: str, builder: CorpusBuilder) -> None:
     """Read one file `{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}`.
 
     An entry of another form is counted, and so are captions that are marked as rejected or as canned (VizWiz).

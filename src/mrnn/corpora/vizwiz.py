@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrnn.corpora.base import Corpus, CorpusBuilder
-from mrnn.corpora.coco import read_annotations
+from mrnn.corpora.coco import read_files
 from mrnn.corpora.splits import normal_split
 
 _LIMIT = 1 << 16
@@ -36,7 +36,5 @@ def read(folder: Path, images: Sequence[Path] = ()) -> Corpus:
     Raises:
         ValueError: A file has another layout.
     """
-    builder = CorpusBuilder("VizWiz", folder, images)
-    for path in _files(folder):
-        read_annotations(path, normal_split(path.stem), builder)
-    return builder.build()
+    splits = {path: normal_split(path.stem) for path in _files(folder)}
+    return read_files(CorpusBuilder("VizWiz", folder, images), splits)

@@ -13,11 +13,11 @@ from mrnn.text import tokenise
 def caption_metrics(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Compare one caption a photo with its reference captions.
 
+    Without Java, the tokens are our own, which moves the figures a little, and METEOR is left out.
+
     Args:
         hypotheses: A caption a photo.
         references: One reference or more a photo; the number may differ.
-
-    Without Java, the tokens are our own, which moves the figures a little, and METEOR is left out.
 
     Returns:
         `BLEU-1` to `BLEU-4` (cumulative, with brevity penalty: the usual figures), `precision-1` to
@@ -35,14 +35,15 @@ def caption_metrics(hypotheses: Sequence[str], references: Sequence[Sequence[str
         raise ValueError("caption metrics need an extra: pip install 'mrnn[eval]'") from None
     if not hypotheses or len(hypotheses) != len(references) or not all(references):
         raise ValueError("every caption needs at least one reference, and there must be one caption at least")
-    cut = penn_treebank if has_java() else own_tokens
+    java = has_java()
+    cut = penn_treebank if java else own_tokens
     results = dict(enumerate(cut([[h] for h in hypotheses])))
     truths = dict(enumerate(cut(references)))
     metrics = bleu([r[0] for r in results.values()], list(truths.values()))
     with contextlib.redirect_stdout(io.StringIO()):
         metrics["CIDEr"] = float(Cider().compute_score(truths, results)[0])
         metrics["ROUGE-L"] = float(Rouge().compute_score(truths, results)[0])
-        if has_java():
+        if java:
             from pycocoevalcap.meteor.meteor import Meteor
 
             metrics["METEOR"] = float(Meteor().compute_score(truths, results)[0])

@@ -11,6 +11,7 @@ from mrnn.images.kinds import (
     StoredPhoto,
     readable_suffixes,
 )
+from mrnn.images.metadata import SIDEWAYS
 from mrnn.images.opening import MAX_PIXELS, OpenedPhoto, open_image, open_photo, pixels_to_decode
 from mrnn.images.preprocessing import Preprocessing
 
@@ -19,6 +20,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "RAW_SUFFIXES",
+    "SIDEWAYS",
     "ImageError",
     "ImageSource",
     "OpenedPhoto",

@@ -17,6 +17,7 @@ _INTEROP, _INTEROP_INDEX = 0xA005, 0x01
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 13: 4}  # of a value, by its type
 _LONGEST = 64  # bytes of a value
 _XMP_DATES = ("exif:DateTimeOriginal", "photoshop:DateCreated", "xmp:CreateDate", "exif:DateTimeDigitized")
+SIDEWAYS = (5, 6, 7, 8)  # orientations whose width and height change places
 _Tags = dict[int, tuple[int, bytes]]
 
 

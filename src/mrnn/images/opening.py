@@ -18,7 +18,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from mrnn.images.colours import adobe_rgb, to_srgb
 from mrnn.images.kinds import FORMATS, RAW_SUFFIXES, ImageError, ImageSource, StoredPhoto
-from mrnn.images.metadata import Metadata, read_metadata
+from mrnn.images.metadata import SIDEWAYS, Metadata, read_metadata
 from mrnn.images.parts import Parts, split, without_tags
 
 MAX_PIXELS = 150_000_000
@@ -32,7 +32,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = (5, 6, 7, 8)
 _LARGEST_TILE = 1 << 24  # pixels
 _STRIP = 1 << 20  # pixels that are converted at a time
 
@@ -106,7 +105,7 @@ def open_photo(
             metadata = _load(image, metadata, tolerant)
             if isinstance(image, TiffImageFile) and image.mode == "I" and not _fits_16_bits(image):
                 raise ImageError(name, "is a TIFF of 32-bit or negative numbers, which have no known range")
-        if image.size != size and metadata.orientation in _SIDEWAYS:
+        if image.size != size and metadata.orientation in SIDEWAYS:
             size = size[::-1]  # of a JPEG that was reduced
         method = _UPRIGHT.get(metadata.orientation)
         upright = image if method is None else image.transpose(method)

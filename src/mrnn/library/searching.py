@@ -110,7 +110,7 @@ def search(
         photo = _Alike(pipeline, like, population, centre)
         query += photo.vector / (photo.deviation if sentence is not None else 1)
     with ThreadPoolExecutor(1) as other:  # the tables are looked through while the sentence is scored by itself
-        prior = None if told is None else other.submit(told.prior)
+        prior = other.submit(told.prior) if told is not None and photo is None else None
         found, image = tables.nearest(query, max(shortlist, top), where, _SHOWN)
     if not len(found):
         return []

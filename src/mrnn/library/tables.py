@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from mrnn.images import SIDEWAYS
 from mrnn.library.place import Place
 from mrnn.pipeline import Pipeline
 
 FORMAT = 3
-_SIDEWAYS = (5, 6, 7, 8)  # orientations in the first format whose width and height change places
 INDEXED = 50_000
 _KEPT = timedelta(days=1)
 _OURS = ("lock", "writer.json", "contents.lance", "files.lance", "photos.lance")
@@ -208,9 +208,10 @@ class Tables:
             Their columns, and their image vectors (K, M) in float32.
         """
         asked = {"column": "image", "q": vector.astype(np.float32), "k": k, "metric": "dot", "nprobes": 20}
-        if self.indexed:
+        table = self.latest("contents")
+        if "image_idx" in _indices(table):
             # The index rounds: of more photos, more lie within what it rounds by, and are read again.
-            again = 1.5 * self.latest("contents").count_rows() ** 0.5
+            again = 1.5 * table.count_rows() ** 0.5
             asked["refine_factor"] = max(4, math.ceil(again / k))
         found = self.read("contents", [*columns, "image"], where, nearest=asked)
         return found, vectors(found)
@@ -218,10 +219,7 @@ class Tables:
     @property
     def indexed(self) -> bool:
         """Whether searches go through an index of vectors."""
-        return "image_idx" in self._indices("contents")
-
-    def _indices(self, name: str) -> set[str]:
-        return {index.name for index in self.latest(name).describe_indices()}
+        return "image_idx" in _indices(self.latest("contents"))
 
     def places(self, hashes: Sequence[str] | None = None) -> dict[str, list[str]]:
         """Paths of the files that hold photos; of all photos if None."""
@@ -294,7 +292,7 @@ class Tables:
             table.cleanup_old_versions(older_than=_KEPT, delete_unverified=self.place.locked)
         for name, column in (("contents", "hash"), ("files", "hash"), ("files", "path")):
             index = f"{column}_idx"
-            if index in self._indices(name):
+            if index in _indices(self.latest(name)):
                 self.latest(name).optimize.optimize_indices(index_names=[index])
             elif self._large(name):
                 self.latest(name).create_scalar_index(column, "BTREE")
@@ -346,7 +344,7 @@ class Tables:
                 for row in batch.to_pylist():
                     if row["hash"] not in seen:
                         seen.add(row["hash"])
-                        if row.pop("orientation") in _SIDEWAYS:
+                        if row.pop("orientation") in SIDEWAYS:
                             row["width"], row["height"] = row["height"], row["width"]
                         rows.append({**row, "image": np.asarray(row["image"], np.float16), "taken_from": ""})
                 yield from pa.Table.from_pylist(rows, schema=self.schemas["contents"]).to_batches()
@@ -365,6 +363,10 @@ def tables_of(pipeline: Pipeline, place: Place, rebuild: bool = False) -> Tables
     """The tables whose rows a pipeline makes; arguments and errors are those of `Tables`."""
     identity = {"model": pipeline.fingerprint, "encoder": pipeline.encoder_description["fingerprint"]}
     return Tables(place, identity, pipeline.model.image_width, rebuild)
+
+
+def _indices(table: Any) -> set[str]:
+    return {index.name for index in table.describe_indices()}
 
 
 def vectors(table: Any) -> np.ndarray:
