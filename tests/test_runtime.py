@@ -159,6 +159,16 @@ def test_a_rounded_search_finds_what_an_exact_one_finds_nearly_always(hands):
     assert np.abs(exact[0] - rounded[0]).max() < 0.05
 
 
+@pytest.mark.parametrize(("kind", "name"), [("mrnn gru", "mrnn"), ("transformer", "transformer")])
+def test_rounded_scores_are_those_of_the_words_asked_over_a_rounded_normaliser(hands, kind, name):
+    _, model = hands(kind)
+    image = model.encode_image(photos(9, name).numpy())
+    encoded = encode_sentences(model, VOCABULARY, SENTENCES)
+    exact, rounded = (log_likelihood(model, encoded, image, precision=p) for p in ("float32", "auto"))
+    assert (exact != rounded).any()
+    assert np.abs(exact - rounded).max() < 0.02 * encoded.tokens.max()
+
+
 @pytest.mark.parametrize("k", [1, 3, 23, 40])
 def test_top_k_is_a_sort_cut_off(k):
     values = np.random.default_rng(0).integers(0, 9, (11, 23)).astype(np.float32)

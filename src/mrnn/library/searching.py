@@ -175,7 +175,8 @@ class _Told:
         """log P(w); not a number without reference images."""
         if self.pipeline.references is None:
             return math.nan
-        return fast_sentence_prior(self.pipeline.model, self.sentences, self.pipeline.references, self.first)[0]
+        references = self.pipeline.references
+        return fast_sentence_prior(self.pipeline.model, self.sentences, references, self.first, precision="auto")[0]
 
 
 class _Alike:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mrnn.encoders import Encoder
 from mrnn.files import atomic_path, first_line
-from mrnn.models.base import LanguageModel, State, map_state
+from mrnn.models.base import LanguageModel, NeuralLanguageModel, State, map_state
 from mrnn.models.hand import TorchRuntime
 from mrnn.networks.torch_network import TorchNetwork
 
@@ -102,6 +102,14 @@ def model_graphs(model: LanguageModel, feature_shape: tuple[int, ...]) -> Iterat
         found = distribution(text, image)
         return found.flatten()[row * found.shape[1] + target]
 
+    def rounded_log_p(text: Tensor, image: Tensor, row: Tensor, target: Tensor) -> Tensor:
+        assert isinstance(model, NeuralLanguageModel)
+        hidden, (weight, bias) = model.fuse(text, image), model.softmax_layer()
+        own = (hidden[row] * weight[target]).sum(-1) + bias[target]
+        logits = nn.functional.linear(hidden, weight, bias)
+        # The normaliser is read off the first column: a fused pass is quicker than a sum of exponentials by itself.
+        return own - (logits[:, 0] - logits.log_softmax(-1)[:, 0])[row]
+
     def gradient(text: Tensor, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         found = distribution(text, image)
         own = found.gather(1, target[:, None])
@@ -131,9 +139,10 @@ def model_graphs(model: LanguageModel, feature_shape: tuple[int, ...]) -> Iterat
             {**_rows("words", "image"), "top": {0: "B", 1: "K"}, "ids": {0: "B", 1: "K"}, **state_axes},
             rounded=name == "search",
         )
-    yield Graph(
-        "log_p", _Call(model, log_p), {**pair, **asked}, ["log_p"], {**rowwise, **_rows("row", "target", "log_p")}
-    )
+    chosen = {**rowwise, **_rows("row", "target", "log_p")}
+    yield Graph("log_p", _Call(model, log_p), {**pair, **asked}, ["log_p"], chosen)
+    if isinstance(model, NeuralLanguageModel):
+        yield Graph("score", _Call(model, rounded_log_p), {**pair, **asked}, ["log_p"], chosen, rounded=True)
     yield Graph(
         "pull",
         _Call(model, model.pull),

@@ -261,7 +261,7 @@ class Reproduction:
         if pipeline.model.uses_image:
             pairs = [(i, c) for i, several in enumerate(references) for c in several if tokenise(c)]
             owner = [i for i, _ in pairs]
-            retriever = pipeline.retriever(test.features, [c for _, c in pairs])
+            retriever = pipeline.retriever(test.features, [c for _, c in pairs], precision="auto")
             figures |= evaluate_retrieval(retriever, owner, SHORTLIST)[0]
             if step.row.consensus and step.seed == step.row.seeds[0]:
                 others: tuple[Score, ...] = ("raw", "per-token")

@@ -121,7 +121,7 @@ class OnnxRuntime(Runtime):
 
     def prepare(self, task: Literal["caption", "search"] = "caption") -> None:
         """The graphs, and the encoder's beside them."""
-        wanted = (ENCODER, "search", "log_p", "image", "text") if task == "caption" else ("text", "gradient", "log_p")
+        wanted = (ENCODER, "search", "log_p", "image", "text") if task == "caption" else ("text", "gradient", "score")
         self.graphs.prepare(*(name for name in wanted if self.graphs.has(name)))
 
     def encode_image(self, features: Float[Array, "N ..."]) -> Float[Array, "N F"]:
@@ -184,8 +184,9 @@ class OnnxRuntime(Runtime):
         target: Int[Array, " E"],
         precision: Precision = "float32",
     ) -> Float[Array, " E"]:
-        """All in one graph."""
-        return self.graphs.run("log_p", text=text, image=image, row=row, target=target)[0]
+        """All in one graph; rounded, the normaliser's product is taken in whole numbers."""
+        rounded = precision == "auto" and self.graphs.has("score")
+        return self.graphs.run("score" if rounded else "log_p", text=text, image=image, row=row, target=target)[0]
 
     def gradient(
         self,

@@ -54,7 +54,7 @@ class Retriever:
         image: Float[np.ndarray, "N F"],
         sentences: Sequence[Sequence[int]],
         references: Float[np.ndarray, "R F"] | None = None,
-        precision: Precision = "auto",
+        precision: Precision = "float32",
         memory: int = MEMORY,
     ):
         self.model, self.vocabulary, self.image, self.ids = model, vocabulary, image, sentences
