@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from made import flickr, photo, pipeline
 
@@ -440,6 +441,8 @@ def test_rank_refuses_what_it_cannot_do(mrnn, ranker, model, tmp_path):
         (["rank", path, "--sentences", tmp_path / "gone.txt", "--model", ranker], 1, "gone.txt"),
         (["rank", path, "--sentences", tmp_path / "s.txt", "--model", model], 1, "reference images"),
         (["score"], 2, "--pairs"),
+        (["score", "--pairs", tmp_path / "s.txt", "--prior-weight", 3], 2, "--prior-weight"),
+        (["rank", path, "--sentence", "a", "--score", "raw", "--prior-weight", 1], 2, "--prior-weight"),
         (["score", "--pairs", tmp_path / "s.txt"], 1, "not a CSV"),
     ]:
         got, out, err = mrnn(*arguments)
@@ -463,6 +466,58 @@ def test_score_gives_every_pair_its_worth(mrnn, ranker, tmp_path):
     assert normalised != raw
     code, out, _ = mrnn("score", "--pairs", table, "--model", ranker, "--json")
     assert json.loads(out.splitlines()[0])["raw"] == pytest.approx(raw, abs=1e-3)
+
+
+def test_score_tells_how_often_captions_beat_their_foils_and_agree_with_ratings(mrnn, ranker, tmp_path):
+    photo(tmp_path / "red.jpg", "red")
+    photo(tmp_path / "blue.jpg", "blue")
+    (tmp_path / "pairs.csv").write_text(
+        "image,caption,foil,kind,rating_1,rating 2\n"
+        "red.jpg,a red square,a blue square,colour,4,3\n"
+        "blue.jpg,a blue square,a red square,colour,3,\n"
+        "blue.jpg,a red square,a blue picture,thing,1,2\n"
+        "blue.jpg,a red square,a blue picture,thing,bad,2\n"
+    )
+    command = ("score", "--pairs", tmp_path / "pairs.csv", "--model", ranker)
+    code, out, err = mrnn(*command, "--json")
+    assert code == 1 and "line 5" in err
+    figures, rows = json.loads(out), [json.loads(line) for line in _scores(mrnn, ranker, tmp_path)]
+    raw, prior = (np.array([row[key] for row in rows]) for key in ("raw", "prior"))
+    for name in ("0", "0.25", "0.5", "0.75", "1", "blind"):
+        worth = prior if name == "blind" else raw - float(name) * prior
+        above = (worth[:3] > worth[3:]) + 0.5 * (worth[:3] == worth[3:])
+        assert figures["accuracy"]["all"][name] == pytest.approx(above.mean())
+        assert figures["accuracy"]["colour"][name] == pytest.approx(above[:2].mean())
+        given, repeated = np.array([4, 3, 3, 1, 2]), worth[[0, 0, 1, 2, 2]]
+        pairs = np.triu_indices(5, 1)
+        a, b = (np.sign(x[:, None] - x)[pairs] for x in (given, repeated))
+        assert figures["ratings"]["tau-b"][name] == pytest.approx((a * b).sum() / (abs(a).sum() * abs(b).sum()) ** 0.5)
+    assert figures["ratings"]["ratings"] == 5
+    code, out, _ = mrnn(*command, "--prior-weight", 0.4)
+    headings = [line.split() for line in out.splitlines() if "blind" in line and "0.4" in line]
+    assert headings == [["foils", "pairs", "0.4", "blind"], ["0.4", "blind"]]
+
+
+def _scores(mrnn, ranker, tmp_path):
+    """Each caption and each foil of the pairs above by itself."""
+    pairs = [("red", "a red square"), ("blue", "a blue square"), ("blue", "a red square")]
+    pairs += [("red", "a blue square"), ("blue", "a red square"), ("blue", "a blue picture")]
+    (tmp_path / "each.csv").write_text("image,caption\n" + "".join(f"{p}.jpg,{c}\n" for p, c in pairs))
+    return mrnn("score", "--pairs", tmp_path / "each.csv", "--model", ranker, "--json")[1].splitlines()
+
+
+@pytest.mark.parametrize("weight", [0, 0.5, 2])
+def test_the_prior_has_the_weight_that_is_asked_for(mrnn, ranker, tmp_path, weight):
+    path = photo(tmp_path / "red.jpg", "red")
+    (tmp_path / "s.txt").write_text("a red square\na blue square in a picture\n")
+    command = ("rank", path, "--sentences", tmp_path / "s.txt", "--model", ranker, "--json")
+
+    def scores(*more):
+        found = [json.loads(line) for line in mrnn(*command, *more)[1].splitlines()]
+        return {f["sentence"]: f["score"] for f in found}
+
+    raw, full, asked = scores("--score", "raw"), scores("--prior-weight", 1), scores("--prior-weight", weight)
+    assert asked == pytest.approx({s: raw[s] - weight * (raw[s] - full[s]) for s in raw}, abs=1e-4)
 
 
 @pytest.mark.parametrize("verb", ["train", "evaluate"])

@@ -285,7 +285,7 @@ def test_a_jsonl_table_counts_broken_lines(tmp_path):
     assert captions(corpus) == {"a.jpg": ("one", "two")}
     assert corpus.report.counts == {"broken lines": 7}
     pairs, broken = read_pairs(tmp_path / "t.jsonl")
-    assert [caption for *_, caption in pairs] == ["one", "two"]
+    assert [pair.caption for pair in pairs] == ["one", "two"]
     assert len(broken) == 7
 
 

@@ -134,7 +134,7 @@ def test_numbered_caption_columns(tmp_path, columns):
     corpus = read_corpus(tmp_path)
     assert captions(corpus) == {"a.jpg": ("one", "two"), "b.jpg": ("three",)}
     assert not corpus.report.counts, "fewer captions than columns are no mistake"
-    assert [caption for *_, caption in read_pairs(tmp_path / "t.csv")[0]] == ["one", "two", "three"]
+    assert [pair.caption for pair in read_pairs(tmp_path / "t.csv")[0]] == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize("name", ["results.csv", "captions.txt"])
@@ -398,7 +398,7 @@ def test_a_photo_is_found_however_it_is_written(tmp_path, how):
     lines(tmp_path / "t.csv", "image,caption", f"{written},one", "other.jpg,two")
     corpus = read_corpus(tmp_path)
     assert files(corpus, tmp_path) == {written: on_disk, "other.jpg": "other.jpg"}
-    assert [path for _, path, _ in read_pairs(tmp_path / "t.csv")[0]] == [tmp_path / on_disk, tmp_path / "other.jpg"]
+    assert [pair.path for pair in read_pairs(tmp_path / "t.csv")[0]] == [tmp_path / on_disk, tmp_path / "other.jpg"]
 
 
 def test_a_name_that_fits_two_photos_is_named_and_stands_for_neither(tmp_path):

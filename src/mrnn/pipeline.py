@@ -28,7 +28,7 @@ from mrnn.tasks.consensus import PLAIN, Consensus, ConsensusConfig
 from mrnn.tasks.explanation import Explanation, explain, said_of_nearest
 from mrnn.tasks.familiarity import GUESS, Familiarity
 from mrnn.tasks.generation import Caption, GenerationConfig, generate
-from mrnn.tasks.retrieval import Match, Query, Retriever, Score, first_order, pair_log_likelihood
+from mrnn.tasks.retrieval import PRIOR_WEIGHT, Match, Query, Retriever, Score, first_order, pair_log_likelihood
 from mrnn.tasks.retrieval.exact import MEMORY
 from mrnn.text import Vocabulary, tokenise
 from mrnn.workshop import workshop
@@ -351,6 +351,7 @@ class Pipeline:
         top: int = 10,
         score: Score | None = None,
         shortlist: int | None = None,
+        prior_weight: float = PRIOR_WEIGHT,
     ) -> list[list[Match]]:
         """Rank sentences for every image, or images for every sentence.
 
@@ -362,18 +363,25 @@ class Pipeline:
             score: `raw`, `normalised`, `per-token` or `posterior`; by default `normalised` for an image's
                 sentences and `raw` for a sentence's images.
             shortlist: Score exactly only so many candidates that first-order scores choose; all if None.
+            prior_weight: a of the normalised score, log P(w | I) - a log P(w).
 
         Returns:
             For every query its best candidates, best first.
 
         Raises:
             ImageError: A photo cannot be used.
-            ValueError: A sentence has no word, or the score needs reference images that the model lacks.
+            ValueError: A sentence has no word, the score needs reference images that the model lacks, or the prior's
+                weight is not between 0 and 2.
         """
-        return self.retriever(self.features(images), sentences).matches(query, top, score, shortlist)
+        retriever = self.retriever(self.features(images), sentences, prior_weight=prior_weight)
+        return retriever.matches(query, top, score, shortlist)
 
     def score_pairs(
-        self, features: Float[np.ndarray, "N ..."], images: Sequence[int], sentences: Sequence[str]
+        self,
+        features: Float[np.ndarray, "N ..."],
+        images: Sequence[int],
+        sentences: Sequence[str],
+        prior_weight: float = 1.0,
     ) -> list[dict[str, float | None]]:
         """A caption's worth: how well each sentence fits its photo, without references to compare it with.
 
@@ -381,22 +389,28 @@ class Pipeline:
             features: Of N photos.
             images: For each sentence the row of its photo.
             sentences: Sentences.
+            prior_weight: a of the normalised score.
 
         Returns:
-            For each sentence `raw`, log P(w | I) in nats, `normalised`, log P(w | I) / P(w) with the P(w) of
-            `fast_sentence_prior`, None if the model has no reference images, and both in bits a token.
+            For each sentence `raw`, log P(w | I) in nats, `normalised`, log P(w | I) - a log P(w) with the P(w) of
+            `fast_sentence_prior`, None if the model has no reference images, both in bits a token, and `prior`,
+            log P(w), or None.
+
+        Raises:
+            ValueError: A sentence has no word, or the prior's weight is not between 0 and 2.
         """
-        retriever = self.retriever(features, sentences)
+        retriever = self.retriever(features, sentences, prior_weight=prior_weight)
         pairs = np.stack([np.array(list(images), np.int64), np.arange(len(sentences))], 1)
         raw = pair_log_likelihood(self.model, retriever.sentences, retriever.image, pairs)
         bits = 1 / (math.log(2) * retriever.sentences.tokens)
+        columns: dict[str, list[float | None]] = {"raw": raw.tolist(), "raw_bits": (raw * bits).tolist()}
         prior = retriever.prior
-        normalised = [None] * len(raw) if prior is None else (raw - prior).tolist()
-        per_word = [None] * len(raw) if prior is None else ((raw - prior) * bits).tolist()
-        return [
-            {"raw": a, "normalised": b, "raw_bits": c, "normalised_bits": d}
-            for a, b, c, d in zip(raw.tolist(), normalised, (raw * bits).tolist(), per_word, strict=True)
-        ]
+        none: list[float | None] = [None] * len(raw)
+        worth = None if prior is None else raw - prior_weight * prior
+        columns["normalised"] = none if worth is None else worth.tolist()
+        columns["normalised_bits"] = none if worth is None else (worth * bits).tolist()
+        columns["prior"] = none if prior is None else prior.tolist()
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def save(self, folder: Path | str, dtype: Any = None, name: str = "") -> list[str]:
         """Write the folder of the model.

@@ -23,6 +23,9 @@ Data = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_beha
 Images = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="(repeatable)")]
 Json = Annotated[bool, arg(help="Print JSON, one object a line.", help_behavior_hint="")]
 Tolerant = Annotated[bool, arg(help="Of truncated photos take what there is.", help_behavior_hint="")]
+PriorWeight = Annotated[
+    float, arg(metavar="A", help="a of the score log P(w | I) - a log P(w), from 0 to 2; a matter of the use.")
+]
 Device = Annotated[str, arg(metavar="auto|cpu|cuda|mps", help="Where to compute; auto says what it took.")]
 Hand = Annotated[
     Literal["auto", "onnx", "torch"], arg(help="What computes: ONNX Runtime or PyTorch; auto is the former if it can.")

@@ -14,6 +14,7 @@ from mrnn.cli.console import (
     Device,
     Hand,
     Images,
+    PriorWeight,
     Usage,
     bar,
     open_model,
@@ -45,6 +46,7 @@ def evaluate(
     beam: int | None = None,
     shortlist: int | None = None,
     exact: bool = False,
+    prior_weight: PriorWeight | None = None,
     consensus: Literal["plain", "weighted"] | None = None,
     temperature: float | None = None,
     json: Annotated[Path | None, arg(metavar="FILE")] = None,
@@ -65,6 +67,7 @@ def evaluate(
         shortlist: Photos that retrieval scores exactly for each sentence, 60 if left out, and five times as many
             sentences, where a photo has five captions, for each photo.
         exact: Retrieval scores every pair exactly, which takes minutes.
+        prior_weight: Of the score by which a photo's sentences are ranked.
         consensus: Re-rank ten captions a photo, or twenty if weighted, by the captions of the nearest train photos: by
             those most like it, as the second paper does, or weighted by how well they fit the photo.
         temperature: Of those weights, in nats; choose it on dev. 7, as suits `base`, if left out.
@@ -82,6 +85,7 @@ def evaluate(
     from mrnn.files import write_json
     from mrnn.tasks.consensus import PLAIN, WEIGHTED
     from mrnn.tasks.familiarity import GUESS
+    from mrnn.tasks.retrieval import PRIOR_WEIGHT
     from mrnn.text import tokenise
     from mrnn.version import code_version
 
@@ -89,12 +93,17 @@ def evaluate(
         raise Usage("say where the data set is: --data DIR")
     if shortlist is not None and (shortlist < 1 or exact):
         raise Usage("--shortlist must be 1 or more, and does not go with --exact")
+    if prior_weight is not None and not 0 <= prior_weight <= 2:
+        raise Usage(f"--prior-weight is {prior_weight:g}, but must be between 0 and 2")
     if beam is not None and (beam < 1 or consensus):
         raise Usage("--beam must be 1 or more, and does not go with --consensus, which has its own")
     if metrics in ("likelihood", "retrieval") and (beam is not None or consensus):
         raise Usage(f"--{'beam' if beam is not None else 'consensus'} is about captions, which --metrics leaves out")
-    if metrics in ("likelihood", "captions") and (exact or shortlist is not None or plots is not None):
+    if metrics in ("likelihood", "captions") and (
+        exact or shortlist is not None or plots is not None or prior_weight is not None
+    ):
         flag = "exact" if exact else "plots" if plots is not None else "shortlist"
+        flag = flag if exact or plots is not None or shortlist is not None else "prior-weight"
         raise Usage(f"--{flag} is about retrieval, which --metrics leaves out")
     if temperature is not None and (consensus != "weighted" or temperature <= 0):
         raise Usage("--temperature goes with --consensus weighted, and must be above 0")
@@ -133,7 +142,8 @@ def evaluate(
         more, captions = evaluate_captions(pipeline, references, photos.features, generation, said)
         figures |= more
     if metrics == "retrieval" or (metrics == "all" and pipeline.model.uses_image):
-        retriever = pipeline.retriever(photos.features, sentences)
+        weight = PRIOR_WEIGHT if prior_weight is None else prior_weight
+        retriever = pipeline.retriever(photos.features, sentences, prior_weight=weight)
         more, scores = evaluate_retrieval(retriever, owner, None if exact else shortlist or SHORTLIST)
         figures |= more
     print(f"{model} on {corpus.name}, split {split}")

@@ -1,7 +1,8 @@
 """Verbs about photos at hand: caption, rank, score."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -13,6 +14,7 @@ from mrnn.cli.console import (
     Json,
     Null,
     Photos,
+    PriorWeight,
     Tolerant,
     Usage,
     as_json,
@@ -25,7 +27,11 @@ from mrnn.cli.console import (
     warn_guess,
 )
 
+if TYPE_CHECKING:
+    from mrnn.corpora.table import Pair
+
 SENTENCES_AT_ONCE = 20_000
+SCORED_AT_ONCE = 2000
 
 
 def caption(
@@ -166,6 +172,7 @@ def rank(
     model: str = "base",
     top: int = 10,
     score: Literal["raw", "normalised", "per-token", "posterior"] | None = None,
+    prior_weight: PriorWeight | None = None,
     files_from: FilesFrom = "",
     null: Null = False,
     tolerant: Tolerant = False,
@@ -181,6 +188,8 @@ def rank(
         model: Bundled model, folder or hub name.
         top: How many to print.
         score: By default normalised for a photo's sentences, raw for a sentence's photos.
+        prior_weight: How much of the sentence's own likelihood the normalised score takes off, from 0 to 2: less if
+            what is said usually is to count too.
         files_from: A file that names photos and folders, one a line; `-` for standard input.
         null: Names end with a zero byte, in what is read and in what is printed.
         tolerant: Of truncated photos take what there is.
@@ -191,8 +200,11 @@ def rank(
         raise Usage("give either --sentences FILE, to rank them for each photo, or --sentence, to rank the photos")
     if top < 1:
         raise Usage("--top must be 1 or more")
+    if prior_weight is not None and score not in (None, "normalised"):
+        raise Usage(f"--prior-weight goes with the normalised score, not with --score {score}")
+    _check_weight(prior_weight)
     from mrnn.encoders import pool_features
-    from mrnn.tasks.retrieval import Query
+    from mrnn.tasks.retrieval import PRIOR_WEIGHT, Query
 
     names = photos_of(photos, files_from, null)
     pipeline = open_model(model, device, tolerant=tolerant)
@@ -206,11 +218,12 @@ def rank(
         warn(str(error))
     familiar = _familiar(pipeline, features, [names[i] for i in positions])
     query: Query = "image" if sentence is None else "sentence"
+    weight = PRIOR_WEIGHT if prior_weight is None else prior_weight
     if positions:
         # Pools of any size: sentences in parts, of which each photo keeps the best.
         best: list[list[tuple[float, int]]] = [[] for _ in range(len(positions) if query == "image" else 1)]
         for start in range(0, len(lines), SENTENCES_AT_ONCE):
-            found = pipeline.retriever(features, lines[start : start + SENTENCES_AT_ONCE])
+            found = pipeline.retriever(features, lines[start : start + SENTENCES_AT_ONCE], prior_weight=weight)
             for kept, matches in zip(best, found.matches(query, top, score, _shortlist(top, query)), strict=True):
                 kept += [(match.score, start + match.index) for match in matches]
                 kept.sort(key=lambda pair: -pair[0])
@@ -264,53 +277,132 @@ def _read_sentences(path: Path, pipeline) -> tuple[list[str], int]:
 def score(
     pairs: Annotated[Path | None, arg(metavar="TABLE")] = None,
     model: str = "base",
+    prior_weight: PriorWeight | None = None,
     json: Json = False,
     device: Device = "auto",
 ) -> int:
     """How well each caption of a table fits its photo: a reference-free score, low for wrong captions.
 
     Prints a table: image, caption, log-likelihood in nats, the same less the sentence prior, and both in bits a word.
+    Of a table with a column `foil`, how often the caption scores above its foil; of one with columns `rating`,
+    `rating_1` and so on, how the scores agree with them (Kendall's tau): at several weights of the prior, and blind, by
+    the sentence alone.
 
     Args:
         pairs: CSV, TSV, JSONL or Parquet with an image and a caption column; photos relative to its folder.
         model: Bundled model, folder or hub name.
+        prior_weight: Of the normalised score, 1 if left out; of foils and ratings only this one.
         json: Print JSON, one object a line.
         device: Where to compute.
     """
     if pairs is None:
         raise Usage("say where the table is: --pairs TABLE")
+    _check_weight(prior_weight)
     from mrnn.corpora.table import read_pairs
     from mrnn.encoders import pool_features
     from mrnn.text import tokenise
 
     rows, broken = read_pairs(pairs)
     for where in broken:
-        warn(f"left out {where}: it has no photo or no caption")
-    wordless = {caption for _, _, caption in rows if not tokenise(caption)}
-    for caption in wordless:
-        warn(f"left out {caption!r}: it has no word")
-    rows = [row for row in rows if row[2] not in wordless]
+        warn(f"left out {where}: it has no photo, no caption, or a rating that is no number")
+    wordless = {text for row in rows for text in (row.caption, row.foil) if text and not tokenise(text)}
+    for text in wordless:
+        warn(f"left out {text!r}: it has no word")
+    rows = [row for row in rows if not wordless & {row.caption, row.foil}]
     pipeline = open_model(model, device)
-    names = list(dict.fromkeys(str(path) for _, path, _ in rows))
+    names = list(dict.fromkeys(str(row.path) for row in rows))
     features, positions, errors = pool_features(pipeline.encoder, names)
     for error in errors:
         warn(f"left out {error}")
     place = {names[position]: i for i, position in enumerate(positions)}
     familiar = _familiar(pipeline, features, [names[i] for i in positions])
-    usable = [row for row in rows if str(row[1]) in place]
-    if not json:
+    usable = [row for row in rows if str(row.path) in place]
+    judged = any(row.foil or row.ratings for row in usable)
+    if not json and not judged:
         print("image\tcaption\traw\tnormalised\traw bits a word\tnormalised bits a word")
-    part = 2000
-    with bar("scoring", len(usable)) as advance:
-        for start in range(0, len(usable), part):
-            some = usable[start : start + part]
-            results = pipeline.score_pairs(features, [place[str(path)] for _, path, _ in some], [c for *_, c in some])
-            for (image, path, caption), fields in zip(some, results, strict=True):
+    scored: list[dict[str, float | None]] = []
+    foils = [row for row in usable if row.foil]
+    texts = [(row, row.caption) for row in usable] + [(row, row.foil) for row in foils]
+    weight = 1.0 if prior_weight is None else prior_weight
+    with bar("scoring", len(texts)) as advance:
+        for start in range(0, len(texts), SCORED_AT_ONCE):
+            some = texts[start : start + SCORED_AT_ONCE]
+            owner = [place[str(row.path)] for row, _ in some]
+            results = pipeline.score_pairs(features, owner, [text for _, text in some], weight)
+            if judged:
+                scored += results
+            for (row, text), fields in zip(() if judged else some, results, strict=False):
+                prior = fields.pop("prior")
                 if json:
-                    known = familiar[place[str(path)]]
-                    print(as_json({"image": image, "caption": caption, **fields, "familiar": known}))
+                    known = familiar[place[str(row.path)]]
+                    print(as_json({"image": row.image, "caption": text, **fields, "prior": prior, "familiar": known}))
                 else:
-                    numbers = ("" if v is None else f"{v:.3f}" for v in fields.values())
-                    print_row(image, caption, *numbers)
+                    order = ("raw", "normalised", "raw_bits", "normalised_bits")
+                    print_row(row.image, text, *("" if (v := fields[key]) is None else f"{v:.3f}" for key in order))
             advance(len(some))
+    if judged:
+        _print_judged(usable, foils, scored, prior_weight, json)
     return 1 if errors or broken or wordless else 0
+
+
+def _print_judged(
+    rows: "Sequence[Pair]",
+    foils: "Sequence[Pair]",
+    scored: list[dict[str, float | None]],
+    prior_weight: float | None,
+    json: bool,
+) -> None:
+    """Figures of captions against foils, and against ratings; the scores are those of all rows, then of the foils."""
+    import numpy as np
+
+    from mrnn.evaluation.pairs import TAUS, WEIGHTS, foil_accuracy, rating_agreement, weighed
+
+    if any(fields["prior"] is None for fields in scored):
+        raise ValueError("the model has no reference images, so it cannot tell a sentence's prior")
+    raw, prior = (np.array([fields[key] for fields in scored], np.float64) for key in ("raw", "prior"))
+    scores = weighed(raw, prior, WEIGHTS if prior_weight is None else (prior_weight,))
+    n = len(rows)
+    figures: dict[str, Any] = {}
+    if foils:
+        own = [i for i, row in enumerate(rows) if row.foil]
+        kinds = {"all": np.arange(len(foils))}
+        kinds |= {kind: np.array([i for i, r in enumerate(foils) if r.kind == kind]) for kind in _kinds(foils)}
+        figures["accuracy"] = {
+            kind: {"pairs": len(some)}
+            | {name: foil_accuracy(s[:n][own][some], s[n:][some]) for name, s in scores.items()}
+            for kind, some in kinds.items()
+        }
+    rated, agreed = [i for i, row in enumerate(rows) if row.ratings], {}
+    if rated:
+        ratings = [rows[i].ratings for i in rated]
+        agreed = {name: rating_agreement(s[rated], ratings) for name, s in scores.items()}
+        figures["ratings"] = {
+            "captions": len(rated),
+            "ratings": sum(map(len, ratings)),
+            **{tau: {name: found[tau] for name, found in agreed.items()} for tau in TAUS},
+        }
+    if json:
+        print(as_json(figures))
+        return
+    if foils:
+        print("captions above their foils, percent, by the weight of the sentence prior; blind: by the prior alone")
+        table = [
+            [kind, f"{some['pairs']:,}", *(f"{100 * some[name]:.1f}" for name in scores)]
+            for kind, some in figures["accuracy"].items()
+        ]
+        print_table(["foils", "pairs", *scores], table)
+    if rated:
+        print(f"Kendall's tau with {figures['ratings']['ratings']:,} ratings, by the weight of the sentence prior")
+        table = [[tau, *(f"{100 * found[tau]:.1f}" for found in agreed.values())] for tau in TAUS]
+        print_table(["", *scores], table)
+
+
+def _kinds(foils: "Sequence[Pair]") -> list[str]:
+    """The kinds of foils, where the table tells them apart."""
+    found = list(dict.fromkeys(row.kind for row in foils))
+    return found if len(found) > 1 else []
+
+
+def _check_weight(prior_weight: float | None) -> None:
+    if prior_weight is not None and not 0 <= prior_weight <= 2:
+        raise Usage(f"--prior-weight is {prior_weight:g}, but must be between 0 and 2")

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import functools
 import json
+import math
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def read_captions(path: Path, report: Report) -> Iterator[tuple[str, str, list[s
     Raises:
         ValueError: The table as a whole cannot be read.
     """
-    for where, image, values, said in _entries(path):
+    for where, image, values, said, _ in _entries(path):
         captions = [value for value in values if isinstance(value, str)]
         for _ in range(len(values) - len(captions) or not values):
             report.add("broken lines", where)
@@ -116,20 +117,20 @@ def read_captions(path: Path, report: Report) -> Iterator[tuple[str, str, list[s
             yield where, image, captions, normal_split(said) if said else None
 
 
-def _entries(path: Path) -> Iterator[tuple[str, str, list[Any], str]]:
-    """Of every row its place, photo, captions as they are (none if the row is broken), and its word on the split."""
+def _entries(path: Path) -> Iterator[tuple[str, str, list[Any], str, dict[str, Any]]]:
+    """Of every row its place, photo, captions as they are (none if it is broken), its word on the split, and itself."""
     columns = columns_of(column_names(path))
     assert columns is not None
     for where, row in read_rows(path):
         image = row.get(columns.image) if row else None
         if row is None or not isinstance(image, str) or not image.strip():
-            yield where, "", [], ""
+            yield where, "", [], "", {}
             continue
         values = [value for name in columns.captions if (value := row.get(name)) is not None]
         if len(values) > 1:  # fewer captions than columns are no mistake
             values = [value for value in values if value != ""] or values[:1]
         values = [caption for value in values for caption in (value if isinstance(value, list) else [value])]
-        yield where, image.strip(), values, str(row.get(columns.split) or "") if columns.split else ""
+        yield where, image.strip(), values, str(row.get(columns.split) or "") if columns.split else "", row
 
 
 def caption_columns(names: Iterable[str]) -> list[str]:
@@ -156,12 +157,32 @@ def captions_in(row: dict[str, Any]) -> list[str]:
     return captions if all(isinstance(caption, str) for caption in captions) else []
 
 
-def read_pairs(path: Path) -> tuple[list[tuple[str, Path, str]], list[str]]:
+@dataclass(frozen=True)
+class Pair:
+    """A photo and a caption to be scored, and what the table knows of them.
+
+    Args:
+        image: The photo, as written.
+        path: Its file: where it would be in the table's folder, if it is not found.
+        caption: What may be said of it.
+        foil: A sentence nearly the same that is wrong, of a column `foil`; empty without.
+        kind: Of the foil, of a column `kind`.
+        ratings: How well people find that the caption fits, of the columns `rating`, `rating_1` and so on.
+    """
+
+    image: str
+    path: Path
+    caption: str
+    foil: str = ""
+    kind: str = ""
+    ratings: tuple[float, ...] = ()
+
+
+def read_pairs(path: Path) -> tuple[list[Pair], list[str]]:
     """Photo-caption pairs of a table, for scoring.
 
     Returns:
-        For every pair the photo as written, its file (where it would be in the table's folder, if it is not found), and
-        the caption; and the places of rows that are broken.
+        The pairs, and the places of rows that are broken.
 
     Raises:
         ValueError: It is no table with a photo and a caption column.
@@ -175,13 +196,20 @@ def read_pairs(path: Path) -> tuple[list[tuple[str, Path, str]], list[str]]:
     rows = list(_entries(path))
     files = PhotoFinder(path.parent, [path.parent]).find({image: "" for _, image, *_ in rows if image})
     pairs, broken = [], []
-    for where, image, captions, _ in rows:
-        if not captions or captions == [""]:
+    said = {re.sub(r"\s+", "_", name.strip().lower()): name for name in names}
+    rated = [name for usual, name in said.items() if re.fullmatch(r"ratings?([ _.-]?\d+)?", usual)]
+    for where, image, captions, _, row in rows:
+        try:
+            ratings = tuple(float(row[name]) for name in rated if row.get(name) not in (None, ""))
+        except (TypeError, ValueError):
+            captions = []
+        if not captions or captions == [""] or not all(map(math.isfinite, ratings)):
             broken.append(where)
             continue
+        foil, kind = (str(row.get(said.get(name, "")) or "") for name in ("foil", "kind"))
         for caption in captions:
             if isinstance(caption, str) and is_text(caption):
-                pairs.append((image, files[image] or path.parent / image, caption))
+                pairs.append(Pair(image, files[image] or path.parent / image, caption, foil, kind, ratings))
             else:
                 broken.append(where)
     return pairs, broken

@@ -28,7 +28,7 @@ import mrnn
 from mrnn.images import ImageError, open_image, pixels_to_decode
 from mrnn.library import Filters, Found, Library, LibraryGone, UnknownPhoto
 from mrnn.pipeline import Described, Pipeline
-from mrnn.tasks.retrieval import Match
+from mrnn.tasks.retrieval import PRIOR_WEIGHT, Match
 from mrnn.web.worker import Busy, Worker
 
 _log = logging.getLogger("mrnn.web")
@@ -86,7 +86,7 @@ class RankedOut(BaseModel):
     """A sentence and how well it fits."""
 
     sentence: str
-    score: float = Field(description="log P(sentence | photo) / P(sentence), natural logarithm; the latter estimated")
+    score: float = Field(description="log P(sentence | photo) - prior_weight log P(sentence), the latter estimated")
     familiar: bool
 
 
@@ -302,7 +302,11 @@ def create_app(
         return CaptionsOut.model_validate(found.as_dict())
 
     @api.post("/v1/rank")
-    async def rank(image: Annotated[UploadFile, File()], sentences: Annotated[list[str], Form()]) -> list[RankedOut]:
+    async def rank(
+        image: Annotated[UploadFile, File()],
+        sentences: Annotated[list[str], Form()],
+        prior_weight: Annotated[float, Form(ge=0, le=2)] = PRIOR_WEIGHT,
+    ) -> list[RankedOut]:
         """Rank sentences for a photo."""
         lines = [sentence_of(line) for text in sentences for line in text.splitlines() if line.strip()]
         if not 1 <= len(lines) <= limits.sentences:
@@ -311,7 +315,8 @@ def create_app(
 
         def run() -> tuple[list[Match], bool]:
             features = pipeline.features([photo])
-            return pipeline.retriever(features, lines).matches("image", len(lines))[0], pipeline.unfamiliar(features)[0]
+            retriever = pipeline.retriever(features, lines, prior_weight=prior_weight)
+            return retriever.matches("image", len(lines))[0], pipeline.unfamiliar(features)[0]
 
         matches, guess = await worker.call(run)
         return [RankedOut(sentence=lines[m.index], score=m.score, familiar=not guess) for m in matches]

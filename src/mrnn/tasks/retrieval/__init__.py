@@ -3,11 +3,20 @@
 from mrnn.tasks.retrieval.exact import log_likelihood, pair_log_likelihood
 from mrnn.tasks.retrieval.first_order import FirstOrder, first_order
 from mrnn.tasks.retrieval.prefixes import EncodedSentences, encode_sentences
-from mrnn.tasks.retrieval.scores import DEFAULTS, SCORES, Score, apply_score, fast_sentence_prior, sentence_prior
+from mrnn.tasks.retrieval.scores import (
+    DEFAULTS,
+    PRIOR_WEIGHT,
+    SCORES,
+    Score,
+    apply_score,
+    fast_sentence_prior,
+    sentence_prior,
+)
 from mrnn.tasks.retrieval.search import Match, Query, Retriever, best_matches
 
 __all__ = [
     "DEFAULTS",
+    "PRIOR_WEIGHT",
     "SCORES",
     "EncodedSentences",
     "FirstOrder",

@@ -1,12 +1,13 @@
 """From log-likelihoods to the scores that rank, and the sentence prior they need.
 
     raw         log P(w | I)
-    normalised  log P(w | I) - log P(w)            the paper's P(w | I) / P(w)
+    normalised  log P(w | I) - a log P(w)          a = 1: the paper's P(w | I) / P(w)
     per-token   log P(w | I) / tokens              minus the log of the perplexity
     posterior   log P(w | I) / sum over the candidate images of P(w | I')     Bayes, over the pool
 
-For a fixed sentence P(w) is constant: dividing by it changes which sentence fits an image, never which image
-fits a sentence.
+The prior's weight a is 1 for the paper's score; below 1 what is said usually counts too (VisualGPTScore, arXiv
+2306.01879, equation 5). For a fixed sentence P(w) is constant: dividing by it changes which sentence fits an image,
+never which image fits a sentence.
 
 Shapes: N images, S sentences, R reference images, F width of an image vector.
 """
@@ -24,6 +25,8 @@ from mrnn.tasks.retrieval.prefixes import EncodedSentences
 
 Score = Literal["raw", "normalised", "per-token", "posterior"]
 SCORES: tuple[str, ...] = get_args(Score)
+# Of all weights of the prior, the one that ranks sentences for dev photos best; see docs/retrieval.md.
+PRIOR_WEIGHT = 1.0
 DEFAULTS: dict[str, Score] = {"image": "normalised", "sentence": "raw"}
 
 
@@ -95,6 +98,7 @@ def apply_score(
     log_likelihoods: Float[np.ndarray, "N S"],
     tokens: Int[np.ndarray, " S"],
     prior: Float[np.ndarray, " S"] | None = None,
+    prior_weight: float = 1.0,
 ) -> Float[np.ndarray, "N S"]:
     """Turn log-likelihoods into one of the scores above.
 
@@ -103,6 +107,7 @@ def apply_score(
         log_likelihoods: Of every pair of the pool.
         tokens: Of each sentence, the end sign included.
         prior: log P(w), for `normalised`.
+        prior_weight: How much of it is taken off.
 
     Raises:
         ValueError: No such score, or the prior is missing.
@@ -112,7 +117,7 @@ def apply_score(
     if name == "normalised":
         if prior is None:
             raise ValueError("the normalised score needs the sentence prior, and this model has no reference images")
-        return log_likelihoods - prior
+        return log_likelihoods - np.float32(prior_weight) * prior
     if name == "per-token":
         return log_likelihoods / tokens.astype(np.float32)
     if name == "posterior":

@@ -15,7 +15,7 @@ from mrnn.shapes import Float
 from mrnn.tasks.retrieval.exact import MEMORY, log_likelihood, pair_log_likelihood
 from mrnn.tasks.retrieval.first_order import FirstOrder, first_order
 from mrnn.tasks.retrieval.prefixes import encode_sentences
-from mrnn.tasks.retrieval.scores import DEFAULTS, Score, apply_score, fast_sentence_prior, log_sum
+from mrnn.tasks.retrieval.scores import DEFAULTS, PRIOR_WEIGHT, Score, apply_score, fast_sentence_prior, log_sum
 from mrnn.text import Vocabulary
 
 Query = Literal["image", "sentence"]
@@ -45,6 +45,10 @@ class Retriever:
         references: (R, F), image vectors of training images for the prior P(w); None if there are none.
         precision: Of the softmax's normaliser.
         memory: Bytes that may be held besides the results.
+        prior_weight: Of the prior in the normalised score.
+
+    Raises:
+        ValueError: The prior's weight is not between 0 and 2.
     """
 
     def __init__(
@@ -56,9 +60,13 @@ class Retriever:
         references: Float[np.ndarray, "R F"] | None = None,
         precision: Precision = "float32",
         memory: int = MEMORY,
+        prior_weight: float = PRIOR_WEIGHT,
     ):
+        if not 0 <= prior_weight <= 2:
+            raise ValueError(f"the prior's weight is {prior_weight}, but must be between 0 and 2")
         self.model, self.vocabulary, self.image, self.ids = model, vocabulary, image, sentences
         self.references, self.precision, self.memory = references, precision, memory
+        self.prior_weight = prior_weight
         self.sentences = encode_sentences(model, vocabulary, sentences)
 
     @cached_property
@@ -142,7 +150,8 @@ class Retriever:
         return best_matches(self.ranked(query, score, shortlist), query, top)
 
     def _apply(self, score: Score, likelihoods: Float[np.ndarray, "N S"]) -> Float[np.ndarray, "N S"]:
-        return apply_score(score, likelihoods, self.sentences.tokens, self.prior if score == "normalised" else None)
+        prior = self.prior if score == "normalised" else None
+        return apply_score(score, likelihoods, self.sentences.tokens, prior, self.prior_weight)
 
 
 def best_matches(scores: Float[np.ndarray, "N S"], query: Query, top: int) -> list[list[Match]]:

@@ -115,7 +115,9 @@ function paint(heat) {
 }
 
 async function rank() {
-  const answer = await (await ask("v1/rank", form({ image: photo, sentences: $("sentences").value }))).json();
+  const fields = { image: photo, sentences: $("sentences").value };
+  if ($("prior-weight").value) fields.prior_weight = $("prior-weight").value;
+  const answer = await (await ask("v1/rank", form(fields))).json();
   $("ranking").replaceChildren(
     ...answer.map((r) => {
       const item = element("li", r.sentence);
