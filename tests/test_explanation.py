@@ -12,8 +12,9 @@ from PIL import Image
 from mrnn.models import MLBLB, MRNN, MLBLBConfig, MRNNConfig
 from mrnn.models.hand import TorchRuntime
 from mrnn.pipeline import load
+from mrnn.tasks.confidence import GUESS
 from mrnn.tasks.explanation import explain, said_of_nearest
-from mrnn.tasks.familiarity import GUESS, Familiarity
+from mrnn.tasks.familiarity import Familiarity
 from mrnn.tasks.likelihood import token_log_probabilities
 from mrnn.tasks.retrieval import Retriever
 from mrnn.text import SIGNS, Vocabulary
@@ -110,7 +111,7 @@ def test_a_photo_is_explained(saved, tmp_path, runtime):
     assert found.text.split() == [w.token for w in found.words[:-1]]
     given = pipe.explain(red, "a large red square")
     assert given.heat.shape == (9, 9)
-    assert not given.familiar and given.note == GUESS
+    assert given.guess and given.note == GUESS
     for word, fields in zip(given.words, given.as_dict()["words"], strict=True):
         assert fields["token"] == word.token and fields["heat"] == word.heat.tolist()
     with pytest.raises(ValueError, match="no word"):
@@ -130,7 +131,7 @@ def test_the_verb_draws_and_tells(saved, tmp_path):
     assert Image.open(tmp_path / "why.png").width > 500
     told = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     fields = json.loads(told.stdout)
-    assert fields["familiar"] is False
+    assert fields["guess"] is True and fields["confidence"] is None
     assert len(fields["words"][0]["heat"]) == 9
     caption = [sys.executable, "-m", "mrnn", "caption", str(red), "--model", str(saved)]
     assert f"{red}: {GUESS}" in subprocess.run(caption, capture_output=True, text=True, check=True).stderr

@@ -29,7 +29,7 @@ from mrnn.models import MRNNRegions, RegionsConfig
 from mrnn.models.hand import TorchRuntime
 from mrnn.networks import load_encoder
 from mrnn.pipeline import Pipeline
-from mrnn.tasks.familiarity import GUESS
+from mrnn.tasks.confidence import GUESS
 
 
 @pytest.fixture(scope="module")
@@ -283,9 +283,9 @@ def test_captions_are_exported(shelf, tmp_path):
     shelf.export(tmp_path / "captions.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
     assert {line["image"]: line["captions"][0] for line in lines} == {row["image"]: row["caption"] for row in rows}
-    guesses = {line["image"] for line in lines if not line["familiar"]}
-    assert guesses == {str(f.path) for f in shelf.search("a square") if not f.familiar}
-    assert guesses == {row["image"] for row in rows if row["familiar"] == "false"}
+    guesses = {line["image"] for line in lines if line["guess"]}
+    assert guesses == {str(f.path) for f in shelf.search("a square") if f.guess}
+    assert guesses == {row["image"] for row in rows if row["guess"] == "true"}
 
 
 def test_captions_are_written_beside_photos_and_over_nobodys_words(library, photos, tmp_path):
@@ -342,8 +342,10 @@ def test_the_verbs(mrnn, photos, tmp_path, monkeypatch):
     first = json.loads(out.splitlines()[0])
     assert first["photo"] == str(photos / "red.jpg")
     _, _, marked = mrnn("search", photos / "red.jpg")
-    assert first["familiar"] == (f"{first['photo']}: {GUESS}" not in marked)
-    assert (GUESS in indexing) == (GUESS in marked), "all photos are found, so what indexing counts is marked"
+    assert first["guess"] == (f"{first['photo']}: {GUESS}" in marked)
+    assert ("no more than a guess" in indexing) == (GUESS in marked), (
+        "all photos are found, so what indexing counts is marked"
+    )
     assert (tmp_path / "sheet.png").is_file()
     assert mrnn("export", tmp_path / "out.csv")[0] == 0
     for wrong in (["search"], ["search", "a dog", "--after", "yesterday"], ["export"], ["search", "a", "--top", "0"]):

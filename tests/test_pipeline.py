@@ -24,7 +24,7 @@ from mrnn.runtime.folder import find_folder
 from mrnn.runtime.ngram import NGramRuntime
 from mrnn.runtime.onnx import OnnxRuntime
 
-GRAPHS = ("branch", "distribution", "encoder", "gradient", "image", "log_p", "pull", "search", "step", "text")
+GRAPHS = ("branch", "distribution", "encoder", "gradient", "image", "log_p", "pull", "score", "search", "step", "text")
 FILES = sorted([*(f"{name}.onnx" for name in GRAPHS), "README.md", "config.json", "vocab.txt"])
 FILES = sorted([*FILES, "model.safetensors", "encoder.safetensors"])
 NOT_THE_FILE = "is not the file that was saved with the others"
@@ -196,7 +196,7 @@ def test_photos_are_described_in_order_some_at_a_time(pipe, photos, tmp_path, mo
     for file, described in zip(files, found, strict=True):
         if file.exists():
             assert [c.tokens for c in described.captions] == [c.tokens for c in next(expected)]
-            assert described.familiar and described.note == ""
+            assert not described.guess and described.note == ""
             assert described.as_dict()["captions"] == [c.as_dict() for c in described.captions]
         else:
             assert isinstance(described.error, ImageError) and described.as_dict() == {"error": "no such file"}

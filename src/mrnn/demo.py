@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import mrnn
+from mrnn.pipeline import Described
 
 SAMPLES = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg")
 SENTENCE = "a man holding a camera on a tripod"
@@ -33,10 +34,11 @@ def main() -> int:
     """Caption every sample, then find the photo that fits a sentence best."""
     photos = sample_photos()
     pipe = mrnn.load()
-    captions = pipe.caption(photos)
-    print("Captions (log-likelihood in nats):")
-    for photo, several in zip(photos, captions, strict=True):
-        print(f"  {photo.name:14} {several[0].text}  ({several[0].log_likelihood:.1f})")
+    said = sorted(zip(photos, pipe.describe(photos), strict=True), key=lambda pair: -(pair[1].confidence or 0))
+    titles = [_title(described) for _, described in said]
+    print("Captions, the surest first (confidence, 0 to 1):")
+    for (photo, _), title in zip(said, titles, strict=True):
+        print(f"  {photo.name:14} {title}")
     scores = pipe.log_likelihood(photos, [SENTENCE])[:, 0]
     print(f'\nPhotos for "{SENTENCE}", the likeliest first:')
     for i in (-scores).argsort().tolist()[:3]:
@@ -45,8 +47,13 @@ def main() -> int:
     if sys.argv[1:]:
         from mrnn.draw import draw_captions
 
-        draw_captions(photos, [several[0].text for several in captions], Path(sys.argv[1]))
+        draw_captions([photo for photo, _ in said], titles, Path(sys.argv[1]))
     return 0
+
+
+def _title(described: Described) -> str:
+    sure = "" if described.confidence is None else f"{described.confidence:.2f}  "
+    return f"{sure}{described.captions[0].text}" + (f"  ({described.note})" if described.note else "")
 
 
 if __name__ == "__main__":

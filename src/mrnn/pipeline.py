@@ -24,11 +24,29 @@ from mrnn.runtime.ensemble import Ensemble
 from mrnn.runtime.folder import ModelFolder, copy_folder, find_folder, read_folder
 from mrnn.runtime.onnx import Graphs
 from mrnn.shapes import Float
+from mrnn.tasks.confidence import (
+    FEWEST,
+    GUESS,
+    GUESSED_BELOW,
+    Confidence,
+    fit_confidence,
+    good_captions,
+    usual_prior,
+)
 from mrnn.tasks.consensus import PLAIN, Consensus, ConsensusConfig
 from mrnn.tasks.explanation import Explanation, explain, said_of_nearest
-from mrnn.tasks.familiarity import GUESS, Familiarity
+from mrnn.tasks.familiarity import Familiarity
 from mrnn.tasks.generation import Caption, GenerationConfig, generate
-from mrnn.tasks.retrieval import PRIOR_WEIGHT, Match, Query, Retriever, Score, first_order, pair_log_likelihood
+from mrnn.tasks.retrieval import (
+    PRIOR_WEIGHT,
+    Match,
+    Query,
+    Retriever,
+    Score,
+    encode_sentences,
+    first_order,
+    pair_log_likelihood,
+)
 from mrnn.tasks.retrieval.exact import MEMORY
 from mrnn.text import Vocabulary, tokenise
 from mrnn.workshop import workshop
@@ -44,25 +62,31 @@ class Described:
     Args:
         photo: The photo, as it was given.
         captions: Best first; empty if it cannot be used.
-        familiar: Whether it is like the photos that the model was trained on; else what is said is a guess.
+        guess: Whether the best is no more than a guess.
         error: Why it cannot be used.
     """
 
     photo: ImageSource
     captions: tuple[Caption, ...] = ()
-    familiar: bool = True
+    guess: bool = False
     error: ImageError | None = None
 
     @property
     def note(self) -> str:
         """What people should know of the captions; nothing, mostly."""
-        return "" if self.familiar else GUESS
+        return GUESS if self.guess else ""
+
+    @property
+    def confidence(self) -> float | None:
+        """Of the best caption."""
+        return self.captions[0].confidence if self.captions else None
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form, of files and answers alike."""
         if self.error is not None:
             return {"error": self.error.reason}
-        return {"familiar": self.familiar, "note": self.note, "captions": [c.as_dict() for c in self.captions]}
+        captions = [c.as_dict() for c in self.captions]
+        return {"confidence": self.confidence, "guess": self.guess, "note": self.note, "captions": captions}
 
 
 class Pipeline:
@@ -79,6 +103,7 @@ class Pipeline:
         described: What the encoder of the training says of itself, where it is not as given.
         folder: Where the model was loaded from.
         fingerprint: SHA-256 over weights and vocabulary, where it is known.
+        confidence: How far captions can be trusted, where that was fitted.
     """
 
     def __init__(
@@ -93,6 +118,7 @@ class Pipeline:
         described: dict[str, Any] | None = None,
         folder: Path | None = None,
         fingerprint: str = "",
+        confidence: Confidence | None = None,
     ):
         if model.vocabulary != len(vocabulary):
             raise ValueError(f"the model has {model.vocabulary} words, but the vocabulary {len(vocabulary)}")
@@ -100,7 +126,7 @@ class Pipeline:
         self.generation = generation or GenerationConfig()
         self.provenance = provenance or {}
         self.references, self.folder, self._fingerprint = references, folder, fingerprint
-        self._encoder, self._distances = encoder, distances
+        self._encoder, self._distances, self.confidence = encoder, distances, confidence
         self.encoder_description = described or (encoder.describe() if isinstance(encoder, Encoder) else {})
 
     @cached_property
@@ -168,11 +194,78 @@ class Pipeline:
 
     def caption_features(self, features: Float[np.ndarray, "N ..."], **options: Any) -> list[list[Caption]]:
         """`caption` for photos that are encoded already."""
-        image = self.model.encode_image(features)
-        return generate(self.model, self.vocabulary, image, self.options(**options), self.centre)
+        return self._captions(self.model.encode_image(features), self.options(**options))
+
+    def _captions(self, image: Float[np.ndarray, "N F"], config: GenerationConfig) -> list[list[Caption]]:
+        return self.weigh(image, generate(self.model, self.vocabulary, image, config, self.centre))
+
+    def weigh(self, image: Float[np.ndarray, "N F"], captions: Sequence[Sequence[Caption]]) -> list[list[Caption]]:
+        """Captions with their confidence.
+
+        Args:
+            image: What `model.encode_image` gave of N photos.
+            captions: Of each.
+        """
+        flat = [caption for several in captions for caption in several]
+        owner = [i for i, several in enumerate(captions) for _ in several]
+        ids = [self.vocabulary.encode(caption.tokens) for caption in flat]
+        said = np.array([caption.log_likelihood for caption in flat])
+        sure = iter(self.confidences(image[owner], ids, said))
+        return [[replace(caption, confidence=next(sure)) for caption in several] for several in captions]
+
+    def confidences(
+        self,
+        image: Float[np.ndarray, "S F"],
+        ids: Sequence[Sequence[int]],
+        log_likelihood: Float[np.ndarray, " S"] | None = None,
+    ) -> list[float] | list[None]:
+        """How far sentences can be trusted, each of its photo.
+
+        Args:
+            image: For each sentence what `model.encode_image` gave of its photo.
+            ids: S sentences of ids without signs.
+            log_likelihood: log P(w | I), if it is known.
+
+        Returns:
+            Between 0 and 1; None if the model has no confidence, or no reference images.
+        """
+        if self.confidence is None or self.references is None or not len(ids):
+            return [None] * len(ids)
+        encoded = encode_sentences(self.model, self.vocabulary, ids)
+        if log_likelihood is None:
+            pairs = np.arange(len(ids))[:, None].repeat(2, 1)
+            log_likelihood = pair_log_likelihood(self.model, encoded, image, pairs)
+        prior = usual_prior(self.model, self.vocabulary, ids, self.references, encoded)
+        return self.confidence(log_likelihood, prior, encoded.tokens).tolist()
+
+    def calibrate(self, features: Float[np.ndarray, "N ..."], captions: Sequence[Sequence[str]]) -> None:
+        """Fit the confidence on photos that people have described, and that the model was not trained on.
+
+        It stays unknown if these are few, or if no photo has two captions.
+
+        Args:
+            features: Of N photos.
+            captions: For each its sentences.
+        """
+        said = [[tokens for caption in several if (tokens := tokenise(caption))] for several in captions]
+        usable = [i for i, several in enumerate(said) if several]
+        self.confidence = None
+        if self.references is None or not self.model.uses_image or len(usable) < FEWEST:
+            return
+        image = self.model.encode_image(features[usable])
+        best = [several[0] for several in generate(self.model, self.vocabulary, image, self.generation, self.centre)]
+        good = good_captions([caption.tokens for caption in best], [said[i] for i in usable])
+        if good is None:
+            return
+        prior = usual_prior(
+            self.model, self.vocabulary, [self.vocabulary.encode(caption.tokens) for caption in best], self.references
+        )
+        likely = np.array([caption.log_likelihood for caption in best])
+        tokens = np.array([len(caption.log_probabilities) for caption in best])
+        self.confidence = fit_confidence(likely, prior, tokens, good)
 
     def describe(self, photos: Iterable[ImageSource], **options: Any) -> Iterator[Described]:
-        """Photos in; captions, familiarity and errors out, in order, some at a time.
+        """Photos in; captions, confidence and errors out, in order, some at a time.
 
         Args:
             photos: Paths, bytes of files, or PIL images.
@@ -194,10 +287,10 @@ class Pipeline:
     ) -> list[Described]:
         """`describe` for photos that are encoded already."""
         image = self.model.encode_image(features)
-        captions = generate(self.model, self.vocabulary, image, config, self.centre)
-        guesses = self.unfamiliar_images(image)
+        captions = self._captions(image, config)
+        guesses = self.guesses(image, [several[0].confidence for several in captions])
         return [
-            Described(photo, tuple(several), not guess)
+            Described(photo, tuple(several), guess)
             for photo, several, guess in zip(photos, captions, guesses, strict=True)
         ]
 
@@ -224,13 +317,19 @@ class Pipeline:
         """How like the training photos a photo is; None without reference images."""
         return None if self.references is None else Familiarity(self.references, self._distances)
 
-    def unfamiliar(self, features: Float[np.ndarray, "N ..."]) -> list[bool]:
-        """Which photos are unlike anything the model was trained on; none of them if that cannot be told."""
-        return self.unfamiliar_images(self.model.encode_image(features))
+    def guesses(self, image: Float[np.ndarray, "N F"], confidences: Sequence[float | None]) -> list[bool]:
+        """What is no more than a guess: of low confidence, or of a photo unlike those of the training if it has none.
 
-    def unfamiliar_images(self, image: Float[np.ndarray, "N F"]) -> list[bool]:
-        """`unfamiliar` for image vectors."""
-        return [False] * len(image) if self.familiarity is None else self.familiarity.unfamiliar(image)
+        Args:
+            image: What `model.encode_image` gave of N photos.
+            confidences: Of what is said of each.
+        """
+        found = [sure is not None and sure < GUESSED_BELOW for sure in confidences]
+        unknown = [i for i, sure in enumerate(confidences) if sure is None]
+        if unknown and self.familiarity is not None:
+            for i, unfamiliar in zip(unknown, self.familiarity.unfamiliar(image[unknown]), strict=True):
+                found[i] = unfamiliar
+        return found
 
     def explain(
         self,
@@ -269,7 +368,11 @@ class Pipeline:
             given = features.boxes
             boxes = self.encoder.boxes(open_image(image, tolerant=self.encoder.tolerant)) if given is None else given[0]
             boxes = None if boxes is None else boxes[1:]  # attention is paid to regions; the whole is always seen
-        return Explanation(sentence, words, float(self.familiarity.percentile(b[None])[0]), support, boxes)
+        said = np.array([sum(word.log_probability for word in words)])
+        (sure,) = self.confidences(b[None], [ids], said)
+        (guess,) = self.guesses(b[None], [sure])
+        percentile = float(self.familiarity.percentile(b[None])[0])
+        return Explanation(sentence, words, percentile, support, boxes, sure, guess)
 
     def _cells(
         self, pooled: Float[np.ndarray, "1 ..."], grid: Float[np.ndarray, "1 H W D"] | None
@@ -393,8 +496,8 @@ class Pipeline:
 
         Returns:
             For each sentence `raw`, log P(w | I) in nats, `normalised`, log P(w | I) - a log P(w) with the P(w) of
-            `fast_sentence_prior`, None if the model has no reference images, both in bits a token, and `prior`,
-            log P(w), or None.
+            `fast_sentence_prior`, None if the model has no reference images, both in bits a token, `prior`,
+            log P(w), or None, and `confidence`, or None.
 
         Raises:
             ValueError: A sentence has no word, or the prior's weight is not between 0 and 2.
@@ -410,6 +513,7 @@ class Pipeline:
         columns["normalised"] = none if worth is None else worth.tolist()
         columns["normalised_bits"] = none if worth is None else (worth * bits).tolist()
         columns["prior"] = none if prior is None else prior.tolist()
+        columns["confidence"] = list(self.confidences(retriever.image[pairs[:, 0]], retriever.ids, raw))
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def save(self, folder: Path | str, dtype: Any = None, name: str = "") -> list[str]:
@@ -496,8 +600,9 @@ def _load(found: ModelFolder, runtime: Hand, device: str) -> Pipeline:
             {key: value for key, value in found.encoder.items() if key not in ("fingerprint_at_use", "sealed")},
             found.path if found.format > 1 else None,
             found.provenance.get("fingerprint", ""),
+            None if found.confidence is None else Confidence(**found.confidence),
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{found.path}: {first_line(error)}") from None
 
 

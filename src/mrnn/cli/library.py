@@ -66,7 +66,6 @@ def index(
         device: Where to compute.
     """
     from mrnn.library import is_list
-    from mrnn.tasks.familiarity import GUESS
 
     folder = folder.expanduser()
     make = folder.is_dir() or is_list(folder)
@@ -89,8 +88,8 @@ def index(
         f"{photos.place}: {len(photos):,} photos ({report.added:,} new, {report.recognised:,} renamed or copied, "
         f"{report.removed:,} gone, {report.unchanged:,} unchanged)"
     )
-    if report.unfamiliar:
-        warn(f"{report.unfamiliar:,} of the new photos are {GUESS}; mrnn search and mrnn caption name them")
+    if report.guesses:
+        warn(f"{report.guesses:,} captions of new photos are no more than a guess; mrnn search names them")
     if report.kept:
         warn(
             f"{folder}: {report.kept:,} of its photos are gone, more than half: is a drive away? "
@@ -180,7 +179,7 @@ def search(
     """
     from mrnn.images import IMAGE_SUFFIXES
     from mrnn.library import Filters
-    from mrnn.tasks.familiarity import GUESS
+    from mrnn.tasks.confidence import GUESS
 
     sentence: str | None = query or None
     if sentence is not None and Path(sentence).suffix.lower() in IMAGE_SUFFIXES:
@@ -206,11 +205,12 @@ def search(
             fields = {"photo": str(photo.path), "score": photo.score, "caption": photo.caption}
             fields |= {"taken": photo.taken, "taken_from": photo.taken_from}
             places = [str(path) for path in photo.places]
-            print(as_json({**fields, "familiar": photo.familiar, "evidence": photo.evidence, "places": places}))
+            fields |= {"confidence": photo.confidence, "guess": photo.guess, "evidence": photo.evidence}
+            print(as_json({**fields, "places": places}))
         else:
             first = f"{photo.score:.2f}" if sentence is not None or like is not None else photo.taken
             print(photo.path if paths else f"{photo.path}\t{first}\t{photo.caption}")
-            if not photo.familiar:
+            if photo.guess:
                 warn(f"{photo.path}: {GUESS}")
     if not ranked:
         say("no photo passes the filters")

@@ -84,7 +84,6 @@ def evaluate(
     from mrnn.evaluation.captions import has_java
     from mrnn.files import write_json
     from mrnn.tasks.consensus import PLAIN, WEIGHTED
-    from mrnn.tasks.familiarity import GUESS
     from mrnn.tasks.retrieval import PRIOR_WEIGHT
     from mrnn.text import tokenise
     from mrnn.version import code_version
@@ -120,9 +119,6 @@ def evaluate(
     references = [photo.captions for photo in photos.photos]
     pairs = [(i, c) for i, several in enumerate(references) for c in several if tokenise(c)]
     owner, sentences = [i for i, _ in pairs], [c for _, c in pairs]
-    guesses = sum(pipeline.unfamiliar(photos.features))
-    if guesses:
-        warn(f"{guesses:,} of {len(photos.photos):,} photos are {GUESS}")
     figures = {"photos": float(len(photos.photos))}
     if metrics in ("all", "likelihood"):
         figures |= evaluate_likelihood(pipeline, references, photos.features)

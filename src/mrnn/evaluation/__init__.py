@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from mrnn.evaluation.captions import caption_metrics
+from mrnn.evaluation.confidence import confidence_figures
 from mrnn.evaluation.ranking import retrieval_figures
 from mrnn.pipeline import Pipeline
 from mrnn.shapes import Float
@@ -56,7 +57,8 @@ def evaluate_captions(
 ) -> tuple[dict[str, float], list[Caption]]:
     """Caption every photo, by consensus if given, and compare with its references.
 
-    See `caption_metrics`, `generate` and `Consensus`; the model's own way of searching if `generation` is None.
+    See `caption_metrics`, `confidence_figures`, `generate` and `Consensus`; the model's own way of searching if
+    `generation` is None.
     """
     model, vocabulary = pipeline.model, pipeline.vocabulary
     generation = generation or pipeline.generation
@@ -66,8 +68,9 @@ def evaluate_captions(
     else:
         # What is reported was searched for without rounding.
         found = generate(model, vocabulary, image, generation, pipeline.centre, precision="float32")
-    captions = [several[0] for several in found]
-    return caption_metrics([caption.text for caption in captions], references), captions
+    captions = [several[0] for several in pipeline.weigh(image, [several[:1] for several in found])]
+    figures = caption_metrics([caption.text for caption in captions], references)
+    return figures | confidence_figures(captions, references), captions
 
 
 def evaluate_retrieval(

@@ -46,7 +46,7 @@ class IndexReport:
         recognised: Files whose content was known.
         removed: Files that are gone.
         kept: Files that are gone but stay in the library, as so many are gone that a drive may be away.
-        unfamiliar: Photos of those added that are unlike what the model was trained on.
+        guesses: Photos of those added whose caption is no more than a guess.
         errors: Files that cannot be used.
         passed: How many files and folders of which kind were passed over.
     """
@@ -56,7 +56,7 @@ class IndexReport:
     recognised: int = 0
     removed: int = 0
     kept: int = 0
-    unfamiliar: int = 0
+    guesses: int = 0
     errors: list[ImageError] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
 
@@ -323,7 +323,7 @@ class _Run:
         return row["hash"] in self.contents
 
     def _commit(self, batch: Batch) -> None:
-        self.report.unfamiliar += batch.unfamiliar
+        self.report.guesses += batch.guesses
         self.report.added += len(batch.hashes)
         self.tables.commit("contents", batch.fragments)
         new = set(batch.hashes)

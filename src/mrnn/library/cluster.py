@@ -101,7 +101,7 @@ def _joint(some: Sequence[Batch], waiting: Rows, known: set[str]) -> tuple[Batch
     for file in [*waiting, *(file for batch in some for file in batch.files)]:
         (ready if file["hash"] in there or file["hash"] in known else later).append(file)
     fragments = [fragment for batch in some for fragment in batch.fragments]
-    return Batch(ready, hashes, fragments, sum(batch.unfamiliar for batch in some)), later
+    return Batch(ready, hashes, fragments, sum(batch.guesses for batch in some)), later
 
 
 class Claims:

@@ -13,7 +13,7 @@ from mrnn.library.searching import present
 from mrnn.library.tables import Tables, vectors
 from mrnn.pipeline import Pipeline
 
-_SHOWN = ("hash", "taken", "taken_from", "width", "height", "captions", "likelihoods")
+_SHOWN = ("hash", "taken", "taken_from", "width", "height", "captions", "likelihoods", "confidence")
 _X, _RDF = "adobe:ns:meta/", "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC, _IPTC = "http://purl.org/dc/elements/1.1/", "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/"
 _OWN = "urn:mrnn:xmp:1.0/"
@@ -29,10 +29,11 @@ def write_table(tables: Tables, pipeline: Pipeline, file: Path) -> int:
     out = io.StringIO()
     if file.suffix.lower() == ".csv":
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["image", "caption", "log_likelihood", "familiar"])
+        writer.writerow(["image", "caption", "log_likelihood", "confidence", "guess"])
         for row in rows:
-            likelihood, familiar = f"{row['likelihoods'][0]:.3f}", str(row["familiar"]).lower()
-            writer.writerow([row["image"], row["captions"][0], likelihood, familiar])
+            sure = "" if row["confidence"] is None else f"{row['confidence']:.2f}"
+            numbers = f"{row['likelihoods'][0]:.3f}", sure, str(row["guess"]).lower()
+            writer.writerow([row["image"], row["captions"][0], *numbers])
     else:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with atomic_path(file) as temporary:
@@ -46,10 +47,11 @@ def _rows(tables: Tables, pipeline: Pipeline) -> Iterator[dict[str, Any]]:
     places = tables.places()
     for batch in tables.batches("contents", [*_SHOWN, "image"]):
         some = pa.Table.from_batches([batch])
-        guesses = pipeline.unfamiliar_images(vectors(some))
-        for row, guess in zip(some.select(_SHOWN).to_pylist(), guesses, strict=True):
+        shown = some.select(_SHOWN).to_pylist()
+        guesses = pipeline.guesses(vectors(some), [row["confidence"] for row in shown])
+        for row, guess in zip(shown, guesses, strict=True):
             if paths := places.get(row["hash"]):
-                yield {"image": str(present(paths)), **row, "familiar": not guess, "places": sorted(paths)}
+                yield {"image": str(present(paths)), **row, "guess": guess, "places": sorted(paths)}
 
 
 def write_sidecars(tables: Tables, folder: Path, overwrite: bool, xmp: bool) -> tuple[int, list[Path]]:

@@ -24,21 +24,21 @@ class Batch:
         files: Their rows.
         hashes: Of the photos that have new rows.
         fragments: Lance's, of these rows.
-        unfamiliar: How many of the photos are unlike what the model was trained on.
+        guesses: How many captions are no more than a guess.
     """
 
     files: Rows
     hashes: Sequence[str]
     fragments: Sequence[Any]
-    unfamiliar: int
+    guesses: int
 
 
 def written(pipeline: Pipeline, tables: Tables, reads: Sequence[ReadFile], known: Container[str]) -> Batch:
     """Encode files that were read, each photo once, and write its row unless it is known."""
     fresh = {read.file["hash"]: read for read in reads if read.pixels is not None}
-    rows, unfamiliar = encode(pipeline, [read for hash, read in fresh.items() if hash not in known])
+    rows, guesses = encode(pipeline, [read for hash, read in fresh.items() if hash not in known])
     fragments = tables.write("contents", rows)
-    return Batch([read.file for read in reads], [row["hash"] for row in rows], fragments, unfamiliar)
+    return Batch([read.file for read in reads], [row["hash"] for row in rows], fragments, guesses)
 
 
 def in_this_process(pipeline: Pipeline, tables: Tables, threads: int) -> Reader:

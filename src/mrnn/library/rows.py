@@ -81,7 +81,7 @@ def read_file(pipeline: Pipeline, file: dict[str, Any], known: Container[str]) -
 
 
 def encode(pipeline: Pipeline, fresh: Sequence[ReadFile]) -> tuple[list[dict[str, Any]], int]:
-    """The whole rows of photos, and how many of them are unlike what the model was trained on."""
+    """The whole rows of photos, and how many captions are no more than a guess."""
     if not fresh:
         return [], 0
     features = pipeline.encoder(np.stack([read.pixels for read in fresh if read.pixels is not None])).pooled
@@ -93,10 +93,11 @@ def encode(pipeline: Pipeline, fresh: Sequence[ReadFile]) -> tuple[list[dict[str
             "image": b.astype(np.float16),
             "captions": [caption.text for caption in described.captions],
             "likelihoods": [caption.log_likelihood for caption in described.captions],
+            "confidence": described.confidence,
         }
         for read, b, described in zip(fresh, image, said, strict=True)
     ]
-    return rows, sum(not described.familiar for described in said)
+    return rows, sum(described.guess for described in said)
 
 
 def _thumbnail(image: Image.Image) -> bytes:

@@ -26,7 +26,7 @@ SAMPLE = 1000
 # Bits that a photo must add to a sentence to fit it: one makes it twice as likely. Chosen on COCO's dev photos, see
 # docs/library.md.
 FITS = 1.0
-_SHOWN = ("hash", "taken", "taken_from", "captions")
+_SHOWN = ("hash", "taken", "taken_from", "captions", "confidence")
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,12 @@ class Found:
             photos are listed by date.
         caption: The best caption of it.
         taken: When, as ISO date and time.
-        familiar: Whether it is like the photos that the model was trained on; else caption and score are a guess.
+        guess: Whether the caption is no more than a guess.
         evidence: Bits that the photo adds to the sentence, log2 P(w | I) / P(w); None where that cannot be told.
         places: All files that hold it.
         taken_from: What says when it was taken: `EXIF`, `XMP`, `GPS`, `name` (the file's), `Takeout` (the file that
             Google's export lays beside it), `file` (the file's time); empty where that was not kept.
+        confidence: How far the caption can be trusted, 0 to 1; None where that is not known.
     """
 
     id: str
@@ -69,10 +70,11 @@ class Found:
     score: float
     caption: str
     taken: str
-    familiar: bool = True
+    guess: bool = False
     evidence: float | None = None
     places: tuple[Path, ...] = ()
     taken_from: str = ""
+    confidence: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -216,7 +218,7 @@ def _found(
 ) -> list[Found]:
     shown = rows.select(_SHOWN).to_pylist()
     places = tables.places([row["hash"] for row in shown])
-    guesses = pipeline.unfamiliar_images(image)
+    guesses = pipeline.guesses(image, [row["confidence"] for row in shown])
     return [
         Found(
             row["hash"],
@@ -224,10 +226,11 @@ def _found(
             float(score),
             row["captions"][0],
             row["taken"],
-            not guess,
+            guess,
             None if math.isnan(bits) else float(bits),
             tuple(map(Path, sorted(places[row["hash"]]))),
             row["taken_from"],
+            row["confidence"],
         )
         for row, score, bits, guess in zip(shown, scores, evidence, guesses, strict=True)
         if row["hash"] in places  # a photo without a file is what a kill left

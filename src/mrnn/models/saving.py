@@ -110,6 +110,7 @@ def save(pipeline: Pipeline, folder: Path, dtype: torch.dtype = torch.float32, n
         "encoder": encoder,
         "model": {"name": runtime.name, **model.describe()},
         "generation": asdict(pipeline.generation),
+        "confidence": None if pipeline.confidence is None else asdict(pipeline.confidence),
         "use": use,
         **pipeline.provenance,
         "files": hashes,

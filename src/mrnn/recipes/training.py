@@ -1,6 +1,7 @@
 """The one way to turn a recipe and a data set into a trained model: stages, each a function of what came before.
 
-encoder -> what it comes after -> features -> words -> captions as ids -> model -> fit -> pipeline -> folder
+encoder -> what it comes after -> features -> words -> captions as ids -> model -> fit -> pipeline -> confidence
+-> folder
 """
 
 import hashlib
@@ -94,6 +95,7 @@ def train_recipe(name: str, recipe: Recipe, corpus: Corpus, out: Path, call: Cal
     progress = _fit(recipe, model, vocabulary, data, dev, out, run, start, call)
     pipeline = _pipeline(name, recipe, model, vocabulary, encoder, splits["train"], corpus, progress, call)
     if call.world.leads:
+        pipeline.calibrate(splits["dev"].features, [photo.captions for photo in splits["dev"].photos])
         for note in save(pipeline, out):
             call.on_note(note)
     return pipeline

@@ -54,6 +54,7 @@ class ModelFolder:
         encoder: What the encoder says of itself.
         generation: Fields of `GenerationConfig`.
         use: What ONNX Runtime's hand needs; None if there are no graphs.
+        confidence: Fields of `Confidence`; None where it was not fitted.
         provenance: What else the configuration holds.
     """
 
@@ -64,6 +65,7 @@ class ModelFolder:
     encoder: dict[str, Any]
     generation: dict[str, Any]
     use: dict[str, Any] | None
+    confidence: dict[str, Any] | None
     provenance: dict[str, Any]
 
     @property
@@ -155,13 +157,14 @@ def read_folder(folder: Path) -> ModelFolder:
             if "sealed" in encoder and encoder["sealed"] != seal(encoder["preprocessing"], files):
                 raise ValueError("the preprocessing is not the one that the encoder was saved with")
         generation, use = _described(config, "generation"), config.pop("use", None)
+        confidence = _described(config, "confidence") if config.get("confidence") else config.pop("confidence", None)
         if use is not None and "tables" not in use:
             _check_use(use)
         if use is not None and "tables" in use and model["name"] != NGramRuntime.name:
             raise ValueError(f"a model of the kind {model['name']} is no table")
     except _MISTAKES as error:
         raise ValueError(f"{folder}/config.json: {first_line(error)}") from None
-    return ModelFolder(folder, found, vocabulary, model, encoder, generation, use, config)
+    return ModelFolder(folder, found, vocabulary, model, encoder, generation, use, confidence, config)
 
 
 def _described(config: dict[str, Any], name: str) -> dict[str, Any]:

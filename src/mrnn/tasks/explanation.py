@@ -37,7 +37,8 @@ import numpy as np
 from mrnn.runtime import Runtime
 from mrnn.runtime.protocol import top_k
 from mrnn.shapes import Float, Int
-from mrnn.tasks.familiarity import GUESS, NEIGHBOURS, UNFAMILIAR
+from mrnn.tasks.confidence import GUESS
+from mrnn.tasks.familiarity import NEIGHBOURS
 from mrnn.tasks.retrieval.exact import BLOCK_ROWS
 from mrnn.tasks.retrieval.prefixes import encode_sentences
 from mrnn.tasks.retrieval.scores import log_sum
@@ -100,6 +101,8 @@ class Explanation:
         percentile: Share of the training images that are less far from the others than this photo is.
         support: Captions of the nearest training photos, nearest first; empty if these are not at hand.
         boxes: (K, 4) left, top, right, bottom of the regions attended to, as shares of width and height.
+        confidence: How far the sentence can be trusted, 0 to 1; None if the model does not know.
+        guess: Whether it is no more than a guess.
     """
 
     text: str
@@ -107,23 +110,21 @@ class Explanation:
     percentile: float
     support: tuple[str, ...] = ()
     boxes: np.ndarray | None = None
-
-    @property
-    def familiar(self) -> bool:
-        """Whether the photo is like those that the model was trained on."""
-        return self.percentile <= UNFAMILIAR
+    confidence: float | None = None
+    guess: bool = False
 
     @property
     def note(self) -> str:
         """What people should know of it; nothing, mostly."""
-        return "" if self.familiar else GUESS
+        return GUESS if self.guess else ""
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form, of files and answers alike."""
         return {
             "text": self.text,
             "percentile": self.percentile,
-            "familiar": self.familiar,
+            "confidence": self.confidence,
+            "guess": self.guess,
             "note": self.note,
             "words": [word.as_dict() for word in self.words],
             "support": list(self.support),

@@ -10,7 +10,6 @@ import numpy as np
 
 from mrnn.shapes import Float
 
-GUESS = "unlike anything the model was trained on, a guess"
 NEIGHBOURS = 5
 UNFAMILIAR = 0.99
 

@@ -94,12 +94,14 @@ class Caption:
         log_probabilities: Natural log of each word's probability, then of the end sign's.
         score: What the search ranked it by: the log-likelihood, with the image gain, over tokens **
             length_exponent. A sample's is its own log-likelihood over the same.
+        confidence: How far it can be trusted, 0 to 1 (`tasks/confidence.py`); None if the model does not know.
     """
 
     text: str
     tokens: tuple[str, ...]
     log_probabilities: tuple[float, ...]
     score: float
+    confidence: float | None = None
 
     @property
     def log_likelihood(self) -> float:
@@ -113,6 +115,7 @@ class Caption:
             "text": self.text,
             "log_likelihood": self.log_likelihood,
             "score": self.score,
+            "confidence": self.confidence,
             "tokens": [{"token": w, "log_probability": p} for w, p in zip(words, self.log_probabilities, strict=True)],
         }
 
