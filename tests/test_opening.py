@@ -455,7 +455,7 @@ def test_the_limit_of_pixels_is_that_of_what_is_decoded():
     assert pixels_to_decode(content, 300) == 500 * 375
     with pytest.raises(ImageError, match="500 x 375 pixels are more than the limit of 100,000"):
         open_image(content, max_pixels=100_000)
-    with pytest.raises(ImageError, match="4000 x 3000 pixels are more"):  # held whole while it is decoded
+    with pytest.raises(ImageError, match=r"4000 x 3000 pixels are more .* progressive"):
         open_image(grey_jpeg(4000, 3000, progressive=True), min_side=300, max_pixels=1_000_000)
     for format in ("PNG", "GIF", "WEBP", "TIFF", "BMP"):
         with pytest.raises(ImageError, match="more than the limit"):
@@ -536,6 +536,8 @@ def test_deep_grey_photos_take_little_more_memory_than_their_pixels():
         ("2019-03-04T05:06Z", "2019-03-04T05:06:00"),
         ("2019/03/04 05:06:07", "2019-03-04T05:06:07"),
         ("2019: 3: 4  5: 06: 07", "2019-03-04T05:06:07"),
+        ("20190304050607", "2019-03-04T05:06:07"),
+        ("Mon, 04 Mar 2019 05:06:07 GMT", "2019-03-04T05:06:07"),
         ("2019:03:04", "2019-03-04T00:00:00"),
         ("20190304", "2019-03-04T00:00:00"),
         ("2019:03:04 24:00:00", "2019-03-04T00:00:00"),
@@ -574,6 +576,8 @@ def test_dates_as_they_are_written(text, taken):
         ("2019_03_04.jpg", "2019-03-04T00:00:00"),
         ("photo_2019-03-04_05-06-07.jpg", "2019-03-04T05:06:07"),
         ("IMG_20190304_1234.jpg", "2019-03-04T00:00:00"),
+        ("FB_IMG_1551675967123.jpg", datetime.fromtimestamp(1551675967).isoformat()),
+        ("4006381333931.jpg", None),
         ("IMG_1234.jpg", None),
         ("1000268201_693b08cb0e.jpg", None),
         ("20190304123.jpg", None),
@@ -650,6 +654,47 @@ def test_formats_that_stay_whole_have_dates(format):
     assert open_image(opened.image).size == (64, 96), "nothing is turned twice"
 
 
+RECORDS = b"Photoshop 3.0\x008BIM\4\4\0\0\0\0\0\x40\x1c\2\5\0\5title\x1c\2\x37\0\x0820190304"
+TIME = b"\x1c\2\x3c\0\x0b050607+0100"
+
+
+def large_tiff():
+    """A BigTIFF whose date is in EXIF's own directory."""
+    content = saved(PHOTO, "TIFF", big_tiff=True, tiffinfo={0x0112: 6, 0x8769: len(saved(PHOTO, "TIFF"))})
+    at = len(content)
+    where = content.index(struct.pack("<H", 0x8769))
+    content = content[: where + 12] + struct.pack("<Q", at) + content[where + 20 :]
+    own = struct.pack("<QHHQQQ", 1, 0x9003, 2, 20, at + 36, 0)
+    return content + own + DATE.encode() + b"\0"
+
+
+def png_with(*more):
+    content = saved(PHOTO, "PNG")
+    return content[:33] + b"".join(more) + content[33:]
+
+
+@pytest.mark.parametrize(
+    ("content", "taken", "source"),
+    [
+        (saved(PHOTO, "TIFF", big_tiff=True, tiffinfo={0x0132: DATE}), DATE, "EXIF"),
+        (large_tiff(), DATE, "EXIF"),
+        (saved(PHOTO, "TIFF", tiffinfo={33723: RECORDS + TIME}), DATE, "IPTC"),
+        (saved(PHOTO, "JPEG")[:2] + segment(0xED, RECORDS + TIME) + saved(PHOTO, "JPEG")[2:], DATE, "IPTC"),
+        (saved(PHOTO, "JPEG")[:2] + segment(0xED, RECORDS) + saved(PHOTO, "JPEG")[2:], "2019:03:04 00:00:00", "IPTC"),
+        (png_with(chunk(b"tEXt", b"Creation Time\0Mon, 04 Mar 2019 05:06:07 GMT")), DATE, "PNG"),
+        (png_with(chunk(b"iTXt", b"Creation Time\0\0\0\0\x002019-03-04T05:06:07+09:00")), DATE, "PNG"),
+        (png_with(chunk(b"tIME", b"\x07\xe3\3\4\5\6\7")), DATE, "PNG"),
+        (png_with(chunk(b"tIME", b"\x07\xe3\x0d\4\5\6\7")), None, ""),
+        (png_with(chunk(b"tEXt", b"Creation Time\0soon"), chunk(b"tIME", b"\7")), None, ""),
+    ],
+)
+def test_dates_that_are_no_camera_tags(content, taken, source, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    opened = open_photo(content)
+    wanted = None if taken is None else datetime.strptime(taken, "%Y:%m:%d %H:%M:%S")
+    assert (opened.taken, opened.taken_from) == (wanted, source)
+
+
 def test_the_first_heic_photo_of_a_process_has_date_and_size(tmp_path):
     pillow_heif = pytest.importorskip("pillow_heif")
     exif, _ = dated(original=DATE)
@@ -679,6 +724,8 @@ def test_the_field_case_of_heic(field):
         ("photo(2).jpg", "photo.jpg.supplemental-metadata(2).json"),
         ("photo(2).jpg", "photo(2).jpg.json"),
         ("photo-edited.jpg", "photo.jpg.json"),
+        ("photo-bearbeitet.jpg", "photo.jpg.supplemental-metadata.json"),
+        ("photo-수정됨(1).jpg", "photo.jpg(1).json"),
         ("a" * 60 + ".jpg", "a" * 46 + ".json"),
         ("a" * 44 + ".jpg", "a" * 44 + ".j.json"),
     ],

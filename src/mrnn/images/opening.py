@@ -33,6 +33,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _LARGEST_TILE = 1 << 24  # pixels
+_PROGRESSIVE = ", as a progressive JPEG is held whole while it is decoded; save it as a baseline JPEG"
 _STRIP = 1 << 20  # pixels that are converted at a time
 
 
@@ -45,7 +46,7 @@ class OpenedPhoto:
         width: Of the upright photo, in pixels.
         height: Of the upright photo.
         taken: When it was taken, as its metadata say; None if they say nothing sensible.
-        taken_from: Which of them: `EXIF`, `XMP` or `GPS`.
+        taken_from: Which of them: `EXIF`, `XMP`, `IPTC`, `GPS` or `PNG`.
     """
 
     image: Image.Image
@@ -238,16 +239,16 @@ def _bytes(value: object) -> bytes:
 
 def _metadata(image: Image.Image, parts: Parts) -> Metadata:
     exif, xmp = (parts.exif or _bytes(image.info.get("exif"))), (parts.xmp or _bytes(image.info.get("xmp")))
-    metadata = read_metadata(exif, xmp)
+    metadata = read_metadata(exif, xmp, parts.iptc, parts.created, parts.changed)
     if isinstance(image, TiffImageFile):  # which turns itself, by its own reading of this tag
         return replace(metadata, orientation=image.tag_v2.get(_ORIENTATION, 1))
     return metadata
 
 
-def _check(name: str, image: Image.Image, max_pixels: int) -> None:
+def _check(name: str, image: Image.Image, max_pixels: int, why: str = "") -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(name, f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
+        raise ImageError(name, f"{width} x {height} pixels are more than the limit of {max_pixels:,}{why}")
     if not width * height:
         raise ImageError(name, "has no pixels")
     if isinstance(image, TiffImageFile) and image.tile:
@@ -270,7 +271,7 @@ def _reduce(name: str, image: Image.Image, parts: Parts, min_side: int | None, m
     """Have a JPEG reduced while it is decoded, and refuse what is too large; the size before."""
     width, height = size = image.size
     if not parts.in_rows:  # others are held whole while they are decoded
-        _check(name, image, max_pixels)
+        _check(name, image, max_pixels, _PROGRESSIVE if parts.scan else "")
     if parts.scan:
         wanted = 1 if min_side is None else min(size) // min_side
         fits = next((scale for scale in (1, 2, 4) if width * height <= max_pixels * scale**2), 8) * parts.in_rows
