@@ -488,6 +488,8 @@ def test_tiffs_open_right_or_are_refused(tmp_path):
         (deep, base, {"photometric": "rgb"}),
         (np.moveaxis(deep, -1, 0), base, {"photometric": "rgb", "planarconfig": "separate"}),
         (np.moveaxis(base, -1, 0), base, {"photometric": "rgb", "planarconfig": "separate"}),
+        (255 - grey, grey, {"photometric": "miniswhite"}),
+        ((255 - grey).astype(np.uint16) * 257, grey, {"photometric": "miniswhite"}),
         (grey.astype(np.float32) / 255, grey, {}),
         (grey.astype(np.float32), grey, {}),
         (grey.astype(np.uint32) * 2**24, grey, {}),
@@ -751,3 +753,40 @@ def test_metadata_of_gps_from_a_real_layout():
     exif, _ = dated(gps="2019:03:04", time=(5.0, 6.0, 7.0))
     assert ExifTags.GPS.GPSDateStamp == 0x1D
     assert read_metadata(exif.tobytes(), b"").taken_from == "GPS"
+
+
+def test_what_lacks_its_extra_says_so(monkeypatch, tmp_path):
+    for name in ("rawpy", "pillow_jxl", "pillow_heif"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("mrnn.images.opening.find_spec", lambda name: None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    (tmp_path / "photo.nef").write_bytes(tags([SIDE]))
+    for source, extra in (
+        (tmp_path / "photo.nef", "raw"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "jxl"),
+        (b"\xff\x0a\x30", "jxl"),
+        (b"\0\0\0\x18ftypheic" + bytes(20), "heif"),
+    ):
+        with pytest.raises(ImageError, match=f"needs an extra: pip install 'mrnn.{extra}.'"):
+            open_image(source)
+    (tmp_path / "jpeg.nef").write_bytes(saved(PHOTO, "JPEG"))
+    assert open_image(tmp_path / "jpeg.nef").size == PHOTO.size
+
+
+def test_a_jpeg_xl_is_told_by_its_content():
+    pytest.importorskip("pillow_jxl")
+    exif, _ = dated(original=DATE)
+    exif[0x0112] = 6
+    opened = open_photo(saved(PHOTO, "JXL", exif=exif.tobytes()))
+    assert (opened.image.size, opened.taken) == ((64, 96), datetime(2019, 3, 4, 5, 6, 7))
+
+
+def test_a_raw_photo_without_a_preview_opens_by_its_pixels(tmp_path):
+    pytest.importorskip("rawpy")
+    tifffile = pytest.importorskip("tifffile")
+    file, seen = tmp_path / "photo.dng", np.full((480, 640), 1000, np.uint16)
+    more = [(33421, 3, 2, (2, 2)), (33422, 1, 4, b"\0\1\1\2"), (50706, 1, 4, b"\1\4\0\0"), (50717, 3, 1, 4095)]
+    more += [(50708, 2, 0, "Camera"), (50778, 3, 1, 21), (274, 3, 1, 6)]
+    more += [(50721, 10, 9, (1, 1, 0, 1, 0, 1, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 1, 1)), (50728, 5, 3, (1, 1) * 3)]
+    tifffile.imwrite(file, seen, photometric=32803, extratags=[(*tag, True) for tag in more])
+    assert open_photo(file).image.size == (240, 320)

@@ -2,7 +2,6 @@
 
 from mrnn.images.dates import date_of
 from mrnn.images.kinds import (
-    BY_NAME,
     IMAGE_SUFFIXES,
     RAW_SUFFIXES,
     ImageError,
@@ -16,7 +15,6 @@ from mrnn.images.opening import MAX_PIXELS, OpenedPhoto, open_image, open_photo,
 from mrnn.images.preprocessing import Preprocessing
 
 __all__ = [
-    "BY_NAME",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "RAW_SUFFIXES",

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -22,7 +22,7 @@ from mrnn.images.metadata import SIDEWAYS, Metadata, read_metadata
 from mrnn.images.parts import Parts, split, without_tags
 
 MAX_PIXELS = 150_000_000
-_ORIENTATION = 0x0112
+_ORIENTATION, _INK = 0x0112, 0x0106
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,6 +32,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _LARGEST_TILE = 1 << 24  # pixels
 _PROGRESSIVE = ", as a progressive JPEG is held whole while it is decoded; save it as a baseline JPEG"
 _STRIP = 1 << 20  # pixels that are converted at a time
@@ -106,6 +107,8 @@ def open_photo(
             metadata = _load(image, metadata, tolerant)
             if isinstance(image, TiffImageFile) and image.mode == "I" and not _fits_16_bits(image):
                 raise ImageError(name, "is a TIFF of 32-bit or negative numbers, which have no known range")
+            if isinstance(image, TiffImageFile) and image.mode.startswith("I;16") and image.tag_v2.get(_INK) == 0:
+                image = ImageOps.invert(_grey(image))  # in which 0 is white
         if image.size != size and metadata.orientation in SIDEWAYS:
             size = size[::-1]  # of a JPEG that was reduced
         method = _UPRIGHT.get(metadata.orientation)
@@ -191,10 +194,12 @@ def _open(name: str, source: str | os.PathLike | StoredPhoto | bytes) -> tuple[I
         raise ImageError(name, "is empty")
     if content[4:8] == b"ftyp":
         _register_heif()
-    if PurePosixPath(name).suffix.lower() == ".jxl" and find_spec("pillow_jxl"):
+    if content.startswith(_JXL):
+        if find_spec("pillow_jxl") is None:
+            raise ImageError(name, "is a JPEG XL photo, which needs an extra: pip install 'mrnn[jxl]'")
         import_module("pillow_jxl")  # registers itself
     parts = split(content)
-    if PurePosixPath(name).suffix.lower() in RAW_SUFFIXES:
+    if PurePosixPath(name).suffix.lower() in RAW_SUFFIXES and not parts.scan:
         preview = split(_raw_preview(name, content))
         parts = replace(preview, exif=preview.exif or parts.exif)
     file = io.BytesIO(parts.picture)
@@ -206,6 +211,12 @@ def _open(name: str, source: str | os.PathLike | StoredPhoto | bytes) -> tuple[I
         return Image.open(file, formats=formats), parts
     except Exception:
         bare = without_tags(parts.picture)
+        if _needs_heif(content):
+            raise ImageError(name, "is a HEIC photo, which needs an extra: pip install 'mrnn[heif]'") from None
+        if bare == parts.picture and parts.exif:
+            raise ImageError(
+                name, "is a TIFF that is damaged, or of numbers that are not read; save it as 8 bits"
+            ) from None
         if bare == parts.picture:
             raise
         return Image.open(io.BytesIO(bare), formats=formats), replace(parts, picture=bare)
@@ -219,17 +230,27 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener()
 
 
+def _needs_heif(content: bytes) -> bool:
+    return content[4:8] == b"ftyp" and content[8:10] in (b"he", b"mi", b"ms") and "HEIF" not in Image.OPEN
+
+
 def _raw_preview(name: str, content: bytes) -> bytes:
-    """The JPEG that a camera keeps in a RAW file."""
+    """The JPEG that a camera keeps in a RAW file; without one, what the sensor saw, at half its size."""
     try:
         rawpy = import_module("rawpy")
     except ImportError:
         raise ImageError(name, "is a RAW photo, which needs an extra: pip install 'mrnn[raw]'") from None
-    with rawpy.imread(io.BytesIO(content)) as raw:
-        preview = raw.extract_thumb()
-        if preview.format != rawpy.ThumbFormat.JPEG:
-            raise ImageError(name, "is a RAW photo without a preview")
-        return preview.data
+    try:
+        with rawpy.imread(io.BytesIO(content)) as raw:
+            with contextlib.suppress(rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
+                preview = raw.extract_thumb()
+                if preview.format == rawpy.ThumbFormat.JPEG:
+                    return preview.data
+            seen = raw.postprocess(half_size=True, use_camera_wb=True, user_flip=0)
+    except rawpy.LibRawError:
+        raise ImageError(name, "is damaged, or a RAW photo of a kind that is not known") from None
+    height, width, _ = seen.shape
+    return b"P6 %d %d 255\n" % (width, height) + seen.tobytes()
 
 
 def _bytes(value: object) -> bytes:

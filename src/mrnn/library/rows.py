@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mrnn.files import sha256
-from mrnn.images import BY_NAME, ImageError, date_of, open_photo
+from mrnn.images import RAW_SUFFIXES, ImageError, date_of, open_photo
 from mrnn.pipeline import Pipeline
 
 THUMBNAIL = 256
@@ -57,7 +57,7 @@ def read_file(pipeline: Pipeline, file: dict[str, Any], known: Container[str]) -
         if row["hash"] in known:
             return ReadFile(row, {})
         encoder = pipeline.encoder
-        source = path if Path(path).suffix.lower() in BY_NAME else content
+        source = path if Path(path).suffix.lower() in RAW_SUFFIXES else content
         least = max(THUMBNAIL, encoder.preprocessing.least_side)
         opened = open_photo(source, min_side=least, tolerant=encoder.tolerant)
         taken, taken_from = date_of(opened.taken, opened.taken_from, Path(path), row["time"] / 1e9)
