@@ -525,3 +525,96 @@ def test_a_data_set_that_was_reported(data, case):
     assert len(corpus.photos) == n
     assert sum(len(photo.captions) for photo in corpus.photos) == sentences
     assert given_splits <= set(splits(corpus).values())
+
+
+# Tables whose columns are told by what they hold
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "{name},a dog {i}",
+        '{i},images/{name},"a dog, {i}"',
+        "{name}\ta dog, {i}",
+        "{name}#0\ta dog {i}",
+        "a dog {i};{name}",
+        "{name}|a dog {i}|a wet dog|train",
+        "{name},a dog {i}{more}",
+        "{name},ภาษาไทยสวย {i}",
+    ],
+)
+@pytest.mark.parametrize("file", ["t.csv", "captions.txt"])
+def test_a_table_without_a_header(tmp_path, row, file):
+    photos(tmp_path / "images", *NAMES)
+    lines(tmp_path / file, *(row.format(name=name, i=i, more=", wet" * (i % 2)) for i, name in enumerate(NAMES)))
+    corpus = read_corpus(tmp_path)
+    assert {photo.path.name for photo in corpus.photos} == set(NAMES)
+    assert all(len(photo.captions) == row.count("dog") or "ท" in row for photo in corpus.photos)
+    assert not corpus.report.counts
+    assert len(read_pairs(tmp_path / file)[0]) == 6 * max(row.count("dog"), 1)
+
+
+@pytest.mark.parametrize("rows", [["a.jpg", "b.jpg"], ["a.jpg,0", "b.jpg,1"], ["a.jpg,cat", "b.jpg,dog"]])
+def test_lists_and_labels_of_photos_are_no_captions(tmp_path, rows):
+    photos(tmp_path, *NAMES)
+    lines(tmp_path / "t.csv", *rows)
+    with pytest.raises(ValueError, match="no data set is recognised"):
+        read_corpus(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header", ["id,blip_caption", "Image Name,Caption Text", "picture,caption", "img_id,caption_en", "filename,raw"]
+)
+def test_columns_with_other_names(tmp_path, header):
+    photos(tmp_path, *NAMES)
+    lines(tmp_path / "t.csv", f"n,{header}", *(f"{i},{name},a dog {i}" for i, name in enumerate(NAMES)))
+    assert captions(read_corpus(tmp_path)) == {name: (f"a dog {i}",) for i, name in enumerate(NAMES)}
+
+
+@pytest.mark.parametrize(
+    "cell", ['["one two", "it\'s three"]', "['one two', \"it's three\"]", "['one two' \"it's three\"]"]
+)
+def test_a_list_of_captions_written_out_in_a_cell(tmp_path, cell):
+    photos(tmp_path, "a.jpg", "b.jpg")
+    quoted = '"' + cell.replace('"', '""') + '"'
+    lines(tmp_path / "t.csv", "raw,filename", f"{quoted},a.jpg", '"[laughs] [no, list]",b.jpg')
+    assert captions(read_corpus(tmp_path)) == {"a.jpg": ("one two", "it's three"), "b.jpg": ("[laughs] [no, list]",)}
+
+
+RECORDS = [{"image": name, "caption": f"a dog {i}"} for i, name in enumerate(NAMES)]
+ARRANGED = {
+    "records": RECORDS,
+    "under a name": {"version": 1, "data": RECORDS},
+    "pairs": [[row["image"], row["caption"]] for row in RECORDS],
+    "by photo": {row["image"]: row["caption"] for row in RECORDS},
+    "lists by photo": {row["image"]: [row["caption"]] for row in RECORDS},
+    "records by photo": {row["image"]: {"captions": [row["caption"]], "n": 1} for row in RECORDS},
+    "columns": {name: {str(i): row[name] for i, row in enumerate(RECORDS)} for name in ("image", "caption")},
+    "lists of columns": {name: [row[name] for row in RECORDS] for name in ("image", "caption")},
+    "captions as records": [{"photo": row["image"], "captions": [{"raw": row["caption"]}]} for row in RECORDS],
+    "without endings": [{"image_id": row["image"][:-4], "caption": row["caption"]} for row in RECORDS],
+}
+
+
+@pytest.mark.parametrize("how", ARRANGED)
+def test_a_json_file_of_captions(tmp_path, how):
+    photos(tmp_path / "images", *NAMES)
+    (tmp_path / "data.json").write_text(json.dumps(ARRANGED[how]))
+    corpus = read_corpus(tmp_path)
+    assert {p.path.name: p.captions for p in corpus.photos} == {r["image"]: (r["caption"],) for r in RECORDS}
+    assert len(read_pairs(tmp_path / "data.json")[0]) == 6
+
+
+def test_a_json_file_counts_what_is_broken(tmp_path):
+    photos(tmp_path, *NAMES)
+    rows = [*RECORDS, 3, None, {"image": 3, "caption": "x"}, {"image": "a.jpg"}, {"image": "a.jpg", "caption": [7]}]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    corpus = read_corpus(tmp_path)
+    assert corpus.report.counts == {"broken lines": 5}
+    assert {photo.split for photo in corpus.photos} == {"train", "dev"}
+
+
+def test_a_name_without_its_ending_that_fits_two_photos_stands_for_neither(tmp_path):
+    photos(tmp_path, "a.jpg", "a.png", "b.jpg")
+    lines(tmp_path / "t.csv", "image,caption", "a,one", "b,two")
+    assert files(read_corpus(tmp_path), tmp_path) == {"b": "b.jpg"}

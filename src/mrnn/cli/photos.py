@@ -272,7 +272,7 @@ def score(
     Prints a table: image, caption, log-likelihood in nats, the same less the sentence prior, and both in bits a word.
 
     Args:
-        pairs: CSV, TSV, JSONL or Parquet with an image and a caption column; photos relative to its folder.
+        pairs: CSV, TSV, JSON, JSONL or Parquet with an image and a caption column; photos relative to its folder.
         model: Bundled model, folder or hub name.
         json: Print JSON, one object a line.
         device: Where to compute.

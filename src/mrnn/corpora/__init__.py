@@ -55,7 +55,7 @@ def read_corpus(place: Path | str, images: Sequence[Path] = ()) -> Corpus:
             return reader.read(below[0], (*images, below[0], place))
     raise ValueError(
         f"{place}: no data set is recognised there (Flickr token files or captions.txt, dataset_*.json, "
-        "captions_*.json, VizWiz, IAPR TC-12 annotations, a CSV, TSV, JSONL or Parquet table with an image and a "
+        "captions_*.json, VizWiz, IAPR TC-12 annotations, a CSV, TSV, JSON, JSONL or Parquet table with an image and a "
         "caption column, an imagefolder, photos with a .txt or .json beside each, WebDataset shards, or a Hugging Face "
         f"data set); {_seen(place)}"
     )
