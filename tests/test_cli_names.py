@@ -62,6 +62,11 @@ def test_photos_are_named_by_a_file_or_by_standard_input(model, photos, tmp_path
     said = capsys.readouterr()
     assert [Path(line.split("\t")[0]).name for line in said.out.splitlines()] == ["b.jpg", "c.png"]
     assert "none.jpg: no such file" in said.err
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list").write_text(f"{tmp_path / 'empty'}\n \n{names[0]}", "utf-16")
+    assert main(["caption", "--files-from", str(tmp_path / "list"), "--model", str(model)]) == 1
+    said = capsys.readouterr()
+    assert (said.out.count("b.jpg"), "empty: is a folder without a photo" in said.err) == (1, True)
     with_zeros = run("caption", "--files-from", "-", "-0", "--model", model, stdin=f"{names[0]}\0".encode())
     assert with_zeros.stdout.startswith(f"{names[0]}\t".encode()) and with_zeros.stdout.endswith(b"\0")
 

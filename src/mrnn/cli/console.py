@@ -1,9 +1,7 @@
 """What every verb shares: how it talks to people, and the types of common arguments."""
 
-import codecs
 import contextlib
 import json
-import os
 import shlex
 import sys
 import unicodedata
@@ -72,13 +70,12 @@ def photos_of(given: Sequence[Path], files_from: str = "", null: bool = False) -
         ValueError: A folder holds no photo.
         OSError: The file cannot be read.
     """
-    from mrnn.library.walk import Walk
+    from mrnn.library.walk import Walk, listed
 
     names = [str(path) for path in given]
     if files_from:
         content = sys.stdin.buffer.read() if files_from == "-" else Path(files_from).read_bytes()
-        listed = content.split(b"\0") if null else content.removeprefix(codecs.BOM_UTF8).splitlines()
-        names += [os.fsdecode(name) for name in listed if name.strip()]
+        names += listed(content, null)
     elif not names:
         raise Usage("give at least one photo or folder, or --files-from FILE")
     photos = []
@@ -90,11 +87,11 @@ def photos_of(given: Sequence[Path], files_from: str = "", null: bool = False) -
         found = [path for path, _ in walk]
         for error in walk.unread:
             warn(str(error))
-        if not found:
+        if not found and len(names) == 1:
             raise ValueError(f"{name}: holds no photo")
         for kind, n in sorted(walk.passed.items()):
             say(f"{visible(name)}: passed over {n:,} {kind}")
-        photos += found
+        photos += found or [name]  # a folder without a photo is named in its turn, and the others go on
     return photos
 
 

@@ -53,8 +53,8 @@ def index(
     """Encode and caption what is new in a folder of photos, and forget what is gone.
 
     Args:
-        folder: Folder of photos; those in folders below it are indexed too. Or a text file (.txt, .lst) that names
-            photos, one a line.
+        folder: Folder of photos; those in folders below it are indexed too. Or a list (.txt, .lst) of photos and
+            folders, one a line, as `mrnn caption --files-from` takes.
         library: Folder of the library, or a place in object storage; nothing is written anywhere else.
         model: Bundled model, folder or hub name.
         rebuild: Encode all photos anew if the library is of another model.

@@ -143,7 +143,7 @@ def _told(name: str, max_pixels: int):
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(name, "no such file") from None
     except IsADirectoryError:
-        raise ImageError(name, "is a folder, not a photo") from None
+        raise ImageError(name, "is a folder without a photo") from None
     except PermissionError:
         raise ImageError(name, "may not be read (permission denied)") from None
     except Image.DecompressionBombError:

@@ -104,7 +104,7 @@ class Library:
         Files that are gone are taken out, unless fewer than half of the folder's are left: a drive may be away.
 
         Args:
-            folder: To walk; or a text file (.txt, .lst) that names photos, one a line.
+            folder: To walk; or a list (.txt, .lst) of photos and folders, one a line.
             progress: Called with the number of files that are done, and of all.
             threads: Reading and decoding threads; as many as there are cores if None.
             exclude: Patterns of names that are passed over.
