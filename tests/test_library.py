@@ -484,14 +484,14 @@ def test_a_list_says_what_is_read_and_takes_nothing_out(library, photos, tmp_pat
     listed = tmp_path / "photos.txt"
     listed.write_text(f"red.jpg\n\n{photos / 'deep/er/green.jpg'}\nred.jpg\nnothing.jpg\ndeep/er\n", "utf-16")
     report = library.index(listed)
-    assert counts(report) == (2, 0, 0, 0), "a folder's photos, and none twice"
+    assert counts(report) == (3, 0, 0, 0), "a folder's photos, and none twice"
     assert [(Path(e.name).name, e.reason) for e in report.errors] == [
         ("nothing.jpg", "cannot be read (No such file or directory)")
     ]
     (photos / "red.jpg").unlink()
     listed.write_text("blue.jpg\n")
     assert counts(library.index(listed, exclude=["*.png"], prune=True)) == (1, 0, 0, 0)
-    assert len(library) == 3
+    assert len(library) == 4
     assert library.index(listed, exclude=["blue*"]).passed == {"excluded files": 1}
     (photos / "blue.jpg").rename(photos / "azure.jpg")
     listed.write_text("azure.jpg\n")
