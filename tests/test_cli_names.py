@@ -71,6 +71,14 @@ def test_photos_are_named_by_a_file_or_by_standard_input(model, photos, tmp_path
     assert with_zeros.stdout.startswith(f"{names[0]}\t".encode()) and with_zeros.stdout.endswith(b"\0")
 
 
+def test_auto_says_what_it_took_when_it_is_asked_for(model, photos, capsys):
+    for asked, said in ((["--device", "auto"], True), ([], False), (["--device=cpu"], False)):
+        assert main(["caption", str(photos / "a.jpg"), "--model", str(model), *asked]) == 0
+        assert ("device: " in capsys.readouterr().err) == said
+        assert main(["rank", str(photos / "a.jpg"), "--sentence", "a red square", f"--model={model}", *asked]) == 0
+        assert ("device: " in capsys.readouterr().err) == said
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 def test_names_that_move_the_cursor_are_printed_as_escapes_and_whole_for_pipes(model, photos, capsys):
     name = photo(photos / "two\nlines\x1b[2J.jpg", "red")

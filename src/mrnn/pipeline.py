@@ -22,7 +22,7 @@ from mrnn.runtime import Precision, Runtime
 from mrnn.runtime.encoder import encoder_inside
 from mrnn.runtime.ensemble import Ensemble
 from mrnn.runtime.folder import ModelFolder, copy_folder, find_folder, read_folder
-from mrnn.runtime.onnx import Graphs
+from mrnn.runtime.onnx import Graphs, has_device
 from mrnn.shapes import Float
 from mrnn.tasks.consensus import PLAIN, Consensus, ConsensusConfig
 from mrnn.tasks.explanation import Explanation, explain, said_of_nearest
@@ -447,7 +447,8 @@ def load(name: Path | str = "base", runtime: Hand = "auto", device: str = "auto"
     Args:
         name: A bundled model (`base`, `flickr8k`), a folder, or a hub name (`owner/model`); several joined by `+`
             for an ensemble of models with one vocabulary.
-        runtime: `onnx` uses it by ONNX Runtime, `torch` by PyTorch; `auto` by the former if the folder has its graphs.
+        runtime: `onnx` uses it by ONNX Runtime, `torch` by PyTorch; `auto` by the former if the folder has its graphs
+            and ONNX Runtime the device.
         device: Where: `cpu`, `cuda`, `mps`, or `auto` for a graphics card if the runtime can use one.
 
     Raises:
@@ -462,7 +463,7 @@ def _load(found: ModelFolder, runtime: Hand, device: str) -> Pipeline:
     generation = _generation(found)
     if runtime not in ("auto", "onnx", "torch"):
         raise ValueError(f"no runtime {runtime!r}; there are auto, onnx, torch")
-    if runtime == "torch" or (runtime == "auto" and found.use is None):
+    if runtime == "torch" or (runtime == "auto" and _needs_torch(found, device)):
         place = workshop("models.devices").torch_device(device)
         model, encoder = workshop("models.saving").load_torch(found, place)
     else:
@@ -485,6 +486,17 @@ def _load(found: ModelFolder, runtime: Hand, device: str) -> Pipeline:
         )
     except ValueError as error:
         raise ValueError(f"{found.path}: {first_line(error)}") from None
+
+
+def _needs_torch(found: ModelFolder, device: str) -> bool:
+    """Whether a model has no graphs, or PyTorch alone has the device."""
+    if found.use is None or found.tables or has_device(device):
+        return found.use is None
+    try:
+        workshop("models.devices").torch_device(device)
+    except ValueError:  # nor has PyTorch, or it is not installed
+        return False
+    return True
 
 
 def _generation(found: ModelFolder) -> GenerationConfig:

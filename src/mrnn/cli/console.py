@@ -21,7 +21,14 @@ Data = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_beha
 Images = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="(repeatable)")]
 Json = Annotated[bool, arg(help="Print JSON, one object a line.", help_behavior_hint="")]
 Tolerant = Annotated[bool, arg(help="Of truncated photos take what there is.", help_behavior_hint="")]
-Device = Annotated[str, arg(metavar="auto|cpu|cuda|mps", help="Where to compute; auto says what it took.")]
+Device = Annotated[
+    str | None,
+    arg(
+        metavar="auto|cpu|cuda|mps",
+        help="Where to compute.",
+        help_behavior_hint="(default: auto, which says what it took)",
+    ),
+]
 Hand = Annotated[
     Literal["auto", "onnx", "torch"], arg(help="What computes: ONNX Runtime or PyTorch; auto is the former if it can.")
 ]
@@ -35,7 +42,7 @@ class Usage(Exception):
     """A mistake in how a verb is called, which ends with exit code 2."""
 
 
-def open_model(name: str, device: str = "auto", runtime: Hand = "auto", tolerant: bool = False) -> "Pipeline":
+def open_model(name: str, device: str | None = None, runtime: Hand = "auto", tolerant: bool = False) -> "Pipeline":
     """The model of a verb, which with `tolerant` takes of truncated photos what there is.
 
     Raises:
@@ -45,10 +52,10 @@ def open_model(name: str, device: str = "auto", runtime: Hand = "auto", tolerant
     from mrnn.pipeline import load
     from mrnn.runtime import DeviceError
 
-    if device not in ("auto", "cpu", "cuda", "mps") and not device.startswith("cuda:"):
+    if device not in (None, "auto", "cpu", "cuda", "mps") and not device.startswith("cuda:"):
         raise Usage(f"--device {device}: there are auto, cpu, cuda and mps")
     try:
-        found = load(name, runtime, device)
+        found = load(name, runtime, device or "auto")
     except DeviceError as error:
         raise Usage(f"--device {device}: {error}") from None
     say_device(device, str(found.model.device))
@@ -133,9 +140,9 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def say_device(asked: str, found: str) -> None:
-    """Tell what `auto` has found, if it is no processor."""
-    if asked == "auto" and found != "cpu":
+def say_device(asked: str | None, found: str) -> None:
+    """Tell what `auto` has found; if nobody has asked for it, unless it is the processor."""
+    if asked == "auto" or (asked is None and found != "cpu"):
         say(f"device: {found}")
 
 

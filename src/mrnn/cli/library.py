@@ -16,7 +16,7 @@ Place = Annotated[
 def _open(
     library: str | None,
     model: str,
-    device: str,
+    device: str | None,
     rebuild: bool = False,
     make: bool = False,
     searched: bool = False,
@@ -48,7 +48,7 @@ def index(
     prune: bool = False,
     tolerant: Tolerant = False,
     ray: Annotated[tuple[()] | tuple[str] | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Encode and caption what is new in a folder of photos, and forget what is gone.
 
@@ -104,7 +104,7 @@ def forget(
     /,
     library: Place = None,
     model: str = "base",
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Take the photos of a folder out of the library; no photo is touched.
 
@@ -122,7 +122,7 @@ def forget(
     return 0
 
 
-def duplicates(library: Place = None, model: str = "base", json: Json = False, device: Device = "auto") -> int:
+def duplicates(library: Place = None, model: str = "base", json: Json = False, device: Device = None) -> int:
     """List the photos of the library that several files hold: their paths, and an empty line between two photos.
 
     Args:
@@ -156,7 +156,7 @@ def search(
     paths: bool = False,
     sheet: Annotated[Path | None, arg(metavar="PNG")] = None,
     json: Json = False,
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Find photos of the library by a sentence, by a photo, or by both; lines of PHOTO, score, caption.
 
@@ -245,7 +245,7 @@ def export(
     overwrite: bool = False,
     library: Place = None,
     model: str = "base",
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Write the library's captions out, for people and programs that need alternative text.
 

@@ -43,7 +43,7 @@ def caption(
     null: Null = False,
     tolerant: Tolerant = False,
     json: Json = False,
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Write captions for photos, as lines of PHOTO, a tab, and the caption, in the order given.
 
@@ -108,7 +108,7 @@ def explain(
     cache: Path | None = None,
     tolerant: Tolerant = False,
     json: Json = False,
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Show what each word of a caption rests on: bits of evidence, from which branch, and where in the photo.
 
@@ -170,7 +170,7 @@ def rank(
     null: Null = False,
     tolerant: Tolerant = False,
     json: Json = False,
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Rank sentences for each photo, or photos for a sentence, by likelihood; lines of PHOTO, score, sentence.
 
@@ -265,7 +265,7 @@ def score(
     pairs: Annotated[Path | None, arg(metavar="TABLE")] = None,
     model: str = "base",
     json: Json = False,
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """How well each caption of a table fits its photo: a reference-free score, low for wrong captions.
 

@@ -19,7 +19,7 @@ def serve(
     token: str = "",
     token_file: Annotated[Path | None, arg(metavar="FILE")] = None,
     root_path: Annotated[str, arg(metavar="/PATH")] = "",
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Serve the web page and the JSON API.
 
