@@ -472,6 +472,13 @@ def test_what_is_not_recognised_is_listed(tmp_path):
     assert "searched: ., pictures, tables" in message and "\n" not in message
 
 
+def test_one_folder_where_several_are_meant(tmp_path):
+    photos(tmp_path / "images", *NAMES)
+    lines(tmp_path / "data" / "t.csv", "image,caption", "a.jpg,one")
+    corpus = read_corpora(str(tmp_path / "data"), str(tmp_path / "images"))
+    assert [photo.path for photo in corpus.photos] == [tmp_path / "images" / "a.jpg"]
+
+
 def test_the_shell_takes_photos_from_elsewhere(tmp_path):
     CAPTIONS["Karpathy"](tmp_path / "captions")
     photos(tmp_path / "elsewhere", *NAMES)

@@ -150,6 +150,22 @@ def test_one_photo_and_one_sentence_need_no_list(pipe, photos):
     assert [match.index for match in pipe.rank(photos[0], "a red square", score="raw")[0]] == [0]
 
 
+def test_one_photo_or_sentence_where_several_are_meant_works_or_is_told(pipe, photos):
+    content = photos[0].read_bytes()
+    for one in (str(photos[0]), photos[0], content, bytearray(content), memoryview(content), Image.open(photos[0])):
+        assert [described.error for described in pipe.describe(one)] == [None]
+        assert len(pipe.caption(one)) == 1
+    assert pipe.features(path for path in photos[:2]).shape[0] == 2
+    assert pipe.log_likelihood(str(photos[0]), (sentence for sentence in ["a red square"])).shape == (1, 1)
+    for nothing in (None, 3, [None]):
+        with pytest.raises(ImageError, match="is no path, bytes, open file"):
+            pipe.caption(nothing)
+    with photos[0].open(encoding="latin-1") as text, pytest.raises(ImageError, match="open it for reading bytes"):
+        pipe.caption(text)
+    with pytest.raises(ValueError, match="a sentence is one text"):
+        pipe.explain(photos[0], ["a red square"])
+
+
 def test_arrays_and_open_files_are_photos(pipe, photos):
     expected = pipe.features(photos[:2])
     arrays = [np.asarray(Image.open(path).convert("RGB")) for path in photos[:2]]

@@ -130,10 +130,7 @@ class Pipeline:
         Raises:
             ImageError: The first photo that cannot be used.
         """
-        if isinstance(images, np.ndarray) and images.ndim == 4:
-            images = list(images)
-        alone = isinstance(images, (str, bytes)) or not isinstance(images, Sequence)
-        features, _, errors = pool_features(self.encoder, [images] if alone else images)
+        features, _, errors = pool_features(self.encoder, list(_several(images)))
         if errors:
             raise errors[0]
         return features
@@ -171,14 +168,14 @@ class Pipeline:
         image = self.model.encode_image(features)
         return generate(self.model, self.vocabulary, image, self.options(**options), self.centre)
 
-    def describe(self, photos: Iterable[ImageSource], **options: Any) -> Iterator[Described]:
+    def describe(self, photos: Iterable[ImageSource] | ImageSource, **options: Any) -> Iterator[Described]:
         """Photos in; captions, familiarity and errors out, in order, some at a time.
 
         Args:
-            photos: Paths, bytes of files, or PIL images.
+            photos: Paths, bytes of files, or PIL images; or one.
             options: As for `caption`; a sample's seed is one more with every photo that can be used.
         """
-        rest, config = iter(photos), self.options(**options)
+        rest, config = iter(_several(photos)), self.options(**options)
         self.model.prepare()
         while some := list(islice(rest, AT_ONCE)):
             features, positions, errors = pool_features(self.encoder, some)
@@ -207,7 +204,9 @@ class Pipeline:
         Raises:
             ValueError: A sentence has no word.
         """
-        sentences = [sentences] if isinstance(sentences, str) else sentences
+        sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+        if other := next((one for one in sentences if not isinstance(one, str)), None):
+            raise ValueError(f"a sentence is one text, not {other!r}")
         ids = [self.vocabulary.encode(tokenise(sentence)) for sentence in sentences]
         for sentence, some in zip(sentences, ids, strict=True):
             if not some:
@@ -497,6 +496,14 @@ def _needs_torch(found: ModelFolder, device: str) -> bool:
     except ValueError:  # nor has PyTorch, or it is not installed
         return False
     return True
+
+
+def _several(photos: Iterable[ImageSource] | ImageSource) -> Iterable[ImageSource]:
+    """Photos as they were given; one that was given alone as several."""
+    one = isinstance(photos, (str, bytes, bytearray, memoryview)) or hasattr(photos, "read")
+    if one or not isinstance(photos, Iterable) or (isinstance(photos, np.ndarray) and photos.ndim < 4):
+        return [photos]
+    return photos
 
 
 def _generation(found: ModelFolder) -> GenerationConfig:

@@ -158,7 +158,7 @@ def _told(name: str, max_pixels: int):
 
 
 def _name(source: ImageSource) -> str:
-    if isinstance(source, bytes):
+    if isinstance(source, (bytes, bytearray, memoryview)):
         return f"<{len(source)} bytes>"
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or "<image>")
@@ -166,11 +166,17 @@ def _name(source: ImageSource) -> str:
         return "<array>"
     if hasattr(source, "read"):
         return str(getattr(source, "name", "<file>"))
-    return str(source) if isinstance(source, StoredPhoto) else os.fspath(source)
+    if isinstance(source, (StoredPhoto, str, os.PathLike)):
+        return str(source)
+    raise ImageError(f"<{type(source).__name__}>", "is no path, bytes, open file, PIL image or array")
 
 
 def _at_hand(name: str, source: ImageSource) -> str | os.PathLike | StoredPhoto | bytes | Image.Image:
     """What is open already, or an array, as what a file would give."""
+    if isinstance(source, (bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] == 1:
+        source = source[..., 0]
     if isinstance(source, np.ndarray):
         if (
             source.dtype != np.uint8
@@ -180,7 +186,10 @@ def _at_hand(name: str, source: ImageSource) -> str | os.PathLike | StoredPhoto 
             raise ImageError(name, f"is no array of bytes (H, W, 3) but {source.dtype} of shape {source.shape}")
         return Image.fromarray(source)
     if not isinstance(source, (str, os.PathLike, StoredPhoto, bytes, Image.Image)):
-        return source.read()
+        content = source.read()
+        if not isinstance(content, bytes):
+            raise ImageError(name, "is open for reading text; open it for reading bytes")
+        return content
     return source
 
 

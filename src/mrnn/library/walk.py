@@ -41,7 +41,7 @@ class Walk:
     """
 
     def __init__(self, folder: Path, exclude: Sequence[str] = ()):
-        self.folder, self.exclude = folder, tuple(exclude)
+        self.folder, self.exclude = folder, (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self.unread: list[ImageError] = []
         self.passed: Counter[str] = Counter()
         self._readable = readable_suffixes()
@@ -117,7 +117,7 @@ class Listed:
     """
 
     def __init__(self, file: Path, exclude: Sequence[str] = ()):
-        self.exclude = tuple(exclude)
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self.unread: list[ImageError] = []
         self.passed: Counter[str] = Counter()
         self._paths = list(dict.fromkeys(os.fspath(normal(Path(name))) for name in listed(file.read_bytes())))
