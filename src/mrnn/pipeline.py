@@ -498,7 +498,7 @@ def _needs_torch(found: ModelFolder, device: str) -> bool:
     return True
 
 
-def _several(photos: Iterable[ImageSource] | ImageSource) -> Iterable[ImageSource]:
+def _several(photos: Any) -> Iterable[ImageSource]:
     """Photos as they were given; one that was given alone as several."""
     one = isinstance(photos, (str, bytes, bytearray, memoryview)) or hasattr(photos, "read")
     if one or not isinstance(photos, Iterable) or (isinstance(photos, np.ndarray) and photos.ndim < 4):

@@ -59,7 +59,7 @@ class StoredPhoto:
 
 
 PhotoFile = Path | StoredPhoto
-ImageSource = str | os.PathLike | StoredPhoto | bytes | IO[bytes] | Image.Image | np.ndarray
+ImageSource = str | os.PathLike | StoredPhoto | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray
 
 
 class ImageError(ValueError):
