@@ -162,7 +162,7 @@ def test_one_photo_or_sentence_where_several_are_meant_works_or_is_told(pipe, ph
     with photos[0].open(encoding="latin-1") as text, pytest.raises(ImageError, match="open it for reading bytes"):
         open_image(text)
     with pytest.raises(ValueError, match="a sentence is one text"):
-        pipe.explain(photos[0], ["a red square"])
+        pipe.log_likelihood(photos[0], [["a red square"]])
 
 
 def test_arrays_and_open_files_are_photos(pipe, photos):
