@@ -582,8 +582,10 @@ def test_a_library_of_the_second_format_gets_a_column(pipe, photos, tmp_path, mo
     monkeypatch.undo()
     photo(photos / "IMG_20190304_050607.jpg", "red", 9)
     assert counts(again.index(photos)) == (1, 0, 0, 4)
-    new = next(f for f in Library(tmp_path / "library", pipe).search() if f.taken_from)
-    assert (new.taken, new.taken_from) == ("2019-03-04T05:06:07", "name")
+    dated = Library(tmp_path / "library", pipe).search()
+    assert {f.path.name: f.taken_from for f in dated}["IMG_20190304_050607.jpg"] == "name"
+    assert {f.taken_from for f in dated} == {"name", "file"}, "those that were there before, too"
+    assert {f.id: f.caption for f in dated}.items() >= {id: caption for id, _, caption, _ in found}.items()
 
 
 def test_every_photo_gets_a_row_and_says_when_it_was_taken(pipe, library, tmp_path, capsys):

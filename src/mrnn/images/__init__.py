@@ -11,7 +11,7 @@ from mrnn.images.kinds import (
     readable_suffixes,
 )
 from mrnn.images.metadata import SIDEWAYS
-from mrnn.images.opening import MAX_PIXELS, OpenedPhoto, open_image, open_photo, pixels_to_decode
+from mrnn.images.opening import MAX_PIXELS, OpenedPhoto, open_image, open_photo, pixels_to_decode, said_date
 from mrnn.images.preprocessing import Preprocessing
 
 __all__ = [
@@ -30,4 +30,5 @@ __all__ = [
     "open_photo",
     "pixels_to_decode",
     "readable_suffixes",
+    "said_date",
 ]

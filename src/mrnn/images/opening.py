@@ -120,6 +120,18 @@ def open_photo(
         return OpenedPhoto(rgb, width, height, metadata.taken, metadata.taken_from)
 
 
+def said_date(source: str | os.PathLike | bytes) -> tuple[datetime | None, str]:
+    """When a photo was taken and what says so, as `open_photo` gives it, without decoding the photo.
+
+    Raises:
+        ImageError: The photo cannot be used.
+    """
+    name = _name(source)
+    with _told(name, MAX_PIXELS):
+        metadata = _metadata(*_open(name, source))
+        return metadata.taken, metadata.taken_from
+
+
 def pixels_to_decode(source: bytes, min_side: int | None = None) -> int:
     """How many pixels `open_photo` would decode, from the photo's head alone.
 

@@ -262,6 +262,21 @@ class Tables:
             merge = self._owned(name).merge_insert(key)
             merge.when_matched_update_all().when_not_matched_insert_all().execute(self._arrow(name, rows))
 
+    def update(self, name: str, rows: Sequence[dict[str, Any]], key: str) -> None:
+        """Commit some columns of rows that are there.
+
+        Args:
+            name: Of the table.
+            rows: By column, all of the same columns.
+            key: One of these.
+        """
+        import pyarrow as pa
+
+        if rows:
+            schema = pa.schema([self.schemas[name].field(column) for column in rows[0]])
+            merge = self._owned(name).merge_insert(key)
+            merge.when_matched_update_all().execute(pa.Table.from_pylist(list(rows), schema=schema))
+
     def delete(self, name: str, column: str, values: Sequence[str]) -> None:
         """Take the rows out whose column has one of the values."""
         for some in parts(list(values)):
