@@ -237,6 +237,30 @@ def test_an_id_of_coco_that_two_photos_have_stands_for_neither(tmp_path):
     assert corpus.report.counts["captions of an id that two photos have"] == 1
 
 
+def test_ids_of_coco_may_be_written_as_text_in_one_list_and_as_numbers_in_the_other(tmp_path):
+    images = [{"id": i, "file_name": name} for i, name in enumerate(NAMES)]
+    corpus = coco(tmp_path, images, [{"id": i, "image_id": str(i), "caption": f"a dog {i}"} for i in range(6)])
+    assert captions(corpus) == {name: (f"a dog {i}",) for i, name in enumerate(NAMES)}
+
+
+@pytest.mark.parametrize("name", ["captions.json", "annotations/val_captions.json", "_annotations.coco.json"])
+def test_files_of_cocos_layout_with_other_names(tmp_path, name):
+    photos(tmp_path / "images", *NAMES)
+    images = [{"id": i, "file_name": photo} for i, photo in enumerate(NAMES)]
+    notes = [{"image_id": i, "caption": f"a dog {i}"} for i in range(6)]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(json.dumps({"images": images, "annotations": notes}))
+    corpus = read_corpus(tmp_path)
+    assert captions(corpus) == {photo: (f"a dog {i}",) for i, photo in enumerate(NAMES)}
+    assert ({photo.split for photo in corpus.photos} == {"dev"}) == ("val" in name)
+
+
+def test_two_columns_of_one_name_are_both_read(tmp_path):
+    photos(tmp_path, "a.jpg")
+    lines(tmp_path / "t.csv", "image,caption,caption", "a.jpg,one,two")
+    assert captions(read_corpus(tmp_path)) == {"a.jpg": ("one", "two")}
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "captions.txt", "Flickr8k.token.txt"])
 def test_a_line_that_is_no_utf8_is_counted(tmp_path, name):
     photos(tmp_path / "images", *NAMES)

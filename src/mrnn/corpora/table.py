@@ -268,9 +268,15 @@ def _header(lines: Sequence[str]) -> tuple[int, str, list[str]]:
                     if len(cells) > 1 and any(map(photo_name, cells)):
                         return used - 1, delimiter, _called(lines[used - 1 :], delimiter)
                 known = (reading for reading in readings if columns_of(reading[1]))
-                return used, *next(known, max(readings, key=lambda reading: len(reading[1])))
+                delimiter, names = next(known, max(readings, key=lambda reading: len(reading[1])))
+                return used, delimiter, _apart(names)
             break
     return len(lines), ",", []
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Names of which a later one that is there already has its number behind it."""
+    return [f"{name} {i}" if name in names[: i - 1] else name for i, name in enumerate(names, 1)]
 
 
 def _called(lines: Sequence[str], delimiter: str) -> list[str]:
