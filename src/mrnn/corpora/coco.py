@@ -72,7 +72,7 @@ def _read_annotations(path: Path, split: str, builder: CorpusBuilder) -> None:
         try:
             caption_id, image_id, caption = annotation.get("id"), annotation["image_id"], annotation["caption"]
             name = names.get(str(image_id))
-            if not isinstance(caption, str):
+            if not isinstance(caption, str) or not isinstance(image_id, int | str):
                 raise TypeError
         except (KeyError, TypeError, AttributeError):
             builder.report.add("broken entries", f"{path.name} annotation {number}")
