@@ -346,8 +346,9 @@ def test_a_webp_opens_whatever_is_beside_its_picture(kind):
     content = saved(PHOTO, "WEBP", lossless=True, exif=b"Exif\0\0" + tags([SIDE]), icc_profile=SRGB)
     for more in (random.Random(5).randbytes(501), b""):
         body = content[12:] + kind + struct.pack("<I", len(more)) + more + bytes(len(more) % 2)
-        image = open_image(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body)
-        assert sorted(image.size) == [64, 96]
+        for behind in (b"", b"zz" * 50):
+            image = open_image(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body + behind)
+            assert sorted(image.size) == [64, 96]
 
 
 def test_the_field_cases_of_metadata(field):

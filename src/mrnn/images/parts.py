@@ -181,6 +181,8 @@ def _split_webp(content: bytes) -> Parts:
         if kind in _WEBP:
             found[_WEBP[kind]] = chunk[8 : 8 + length]
             continue
+        if kind not in _WEBP_PICTURE:  # nor is what follows the last chunk
+            continue
         if kind == b"VP8X" and len(chunk) > 8:
             chunk = chunk[:8] + bytes([chunk[8] & 0x12]) + chunk[9:]  # alpha and animation alone
         kept.append(chunk)
@@ -190,4 +192,5 @@ def _split_webp(content: bytes) -> Parts:
     return Parts(b"".join([b"RIFF", struct.pack("<I", size), b"WEBP", *kept]), **found)
 
 
+_WEBP_PICTURE = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF")
 _WEBP = {b"EXIF": "exif", b"XMP ": "xmp", b"ICCP": "profile"}
