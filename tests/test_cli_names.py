@@ -91,6 +91,26 @@ def test_names_that_move_the_cursor_are_printed_as_escapes_and_whole_for_pipes(m
     assert "\x1b" not in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_librarys_names_that_move_the_cursor_are_printed_as_escapes_too(model, tmp_path, capsys):
+    pytest.importorskip("lance", reason="pylance is not installed")
+    name, twin = photo(tmp_path / "in" / "two\nlines.jpg", "red"), tmp_path / "in" / "twin.jpg"
+    twin.write_bytes(name.read_bytes())
+    more = ["--library", str(tmp_path / "library"), "--model", str(model)]
+    assert main(["index", str(tmp_path / "in"), *more]) == 0
+    capsys.readouterr()
+    assert main(["duplicates", *more]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(twin), str(tmp_path / "in" / r"two\nlines.jpg")]
+    twin.unlink()
+    assert main(["index", str(tmp_path / "in"), *more]) == 0
+    for arguments, end in (["--paths"], "\n"), (["--paths", "-0"], "\0"), ([], "\n"):
+        capsys.readouterr()
+        assert main(["search", "--after", "1970-01-01", *arguments, *more]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(str(name) if "-0" in arguments else str(name).replace("\n", r"\n"))
+        assert out.endswith(end)
+
+
 def test_the_home_folder_is_found_wherever_a_path_is_given(model, photos, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(photos))
     monkeypatch.setenv("USERPROFILE", str(photos))

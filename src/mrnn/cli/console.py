@@ -97,7 +97,7 @@ def photos_of(given: Sequence[Path], files_from: str = "", null: bool = False) -
         if not found and len(names) == 1:
             raise ValueError(f"{name}: holds no photo")
         for kind, n in sorted(walk.passed.items()):
-            say(f"{visible(name)}: passed over {n:,} {kind}")
+            say(f"{name}: passed over {n:,} {kind}")
         photos += found or [name]  # a folder without a photo is named in its turn, and the others go on
     return photos
 
@@ -137,7 +137,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def say(line: str) -> None:
     """Print a line on stderr, above a progress bar."""
-    print(line, file=sys.stderr)
+    print(visible(line), file=sys.stderr)
 
 
 def say_device(asked: str | None, found: str) -> None:

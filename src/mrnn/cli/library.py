@@ -6,7 +6,20 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from mrnn.cli.console import Device, Json, Tolerant, Usage, as_json, bar, open_model, say, warn
+from mrnn.cli.console import (
+    Device,
+    Json,
+    Null,
+    Tolerant,
+    Usage,
+    as_json,
+    bar,
+    open_model,
+    print_row,
+    say,
+    visible,
+    warn,
+)
 
 Place = Annotated[
     str | None, arg(metavar="DIR|s3://...", help_behavior_hint="(default: your data folder, or $MRNN_LIBRARY)")
@@ -136,7 +149,7 @@ def duplicates(library: Place = None, model: str = "base", json: Json = False, d
         if json:
             print(as_json([str(path) for path in paths]))
         else:
-            print("\n" * bool(i) + "\n".join(map(str, paths)))
+            print("\n" * bool(i) + "\n".join(visible(str(path)) for path in paths))
     say(f"{len(several):,} photos are there more than once")
     return 0
 
@@ -154,6 +167,7 @@ def search(
     caption: str = "",
     all: bool = False,
     paths: bool = False,
+    null: Null = False,
     sheet: Annotated[Path | None, arg(metavar="PNG")] = None,
     json: Json = False,
     device: Device = None,
@@ -174,6 +188,7 @@ def search(
         caption: Only photos whose captions hold this text.
         all: Print also photos that speak against the sentence.
         paths: Print paths alone, for pipes.
+        null: Names end with a zero byte.
         sheet: Draw the photos found into this picture.
         json: Print JSON, one object a line.
         device: Where to compute.
@@ -209,7 +224,7 @@ def search(
             print(as_json({**fields, "familiar": photo.familiar, "evidence": photo.evidence, "places": places}))
         else:
             first = f"{photo.score:.2f}" if sentence is not None or like is not None else photo.taken
-            print(photo.path if paths else f"{photo.path}\t{first}\t{photo.caption}")
+            print_row(*([photo.path] if paths else [photo.path, first, photo.caption]), null=null)
             if not photo.familiar:
                 warn(f"{photo.path}: {GUESS}")
     if not ranked:
