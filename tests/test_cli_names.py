@@ -181,3 +181,19 @@ def test_a_port_that_is_taken_and_tokens_that_are_none_are_one_line(model, tmp_p
     assert "holds no token" in capsys.readouterr().err
     assert main(["serve", "--token", "a", "--token-file", str(tmp_path / "empty")]) == 2
     assert main(["serve", "--root-path", "photos"]) == 2
+
+
+def test_a_file_that_cannot_be_had_is_named_with_the_reason(model, photos, tmp_path, capsys):
+    (tmp_path / "two").write_text("a token\nand another\n")
+    (tmp_path / "none").write_text(" \n")
+    for arguments, said in (
+        (["serve", "--token-file", tmp_path / "absent"], "absent: no such file or directory"),
+        (["serve", "--token-file", photos], "in: is a directory"),
+        (["serve", "--token-file", tmp_path / "none"], "none: holds no token"),
+        (["serve", "--token-file", tmp_path / "two"], "two: holds more than a token"),
+        (["caption", "--files-from", tmp_path / "absent"], "absent: no such file or directory"),
+        (["rank", photos / "a.jpg", "--sentences", tmp_path / "absent"], "absent: no such file or directory"),
+    ):
+        assert main([*map(str, arguments), "--model", str(model)]) == 1
+        err = capsys.readouterr().err
+        assert said in err and err.startswith("mrnn: error: ") and err.count("\n") == 1
