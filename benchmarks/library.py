@@ -73,6 +73,7 @@ def fill(library: Library, photos: int) -> None:
             "hash": hashes,
             "taken": days.astype(str),
             "taken_from": ["EXIF"] * n,
+            "confidence": np.full(n, 0.5, np.float32),
             "width": np.full(n, 4000, np.int32),
             "height": np.full(n, 3000, np.int32),
             "thumbnail": [b""] * n,

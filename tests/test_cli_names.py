@@ -62,8 +62,21 @@ def test_photos_are_named_by_a_file_or_by_standard_input(model, photos, tmp_path
     said = capsys.readouterr()
     assert [Path(line.split("\t")[0]).name for line in said.out.splitlines()] == ["b.jpg", "c.png"]
     assert "none.jpg: no such file" in said.err
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list").write_text(f"{tmp_path / 'empty'}\n \n{names[0]}", "utf-16")
+    assert main(["caption", "--files-from", str(tmp_path / "list"), "--model", str(model)]) == 1
+    said = capsys.readouterr()
+    assert (said.out.count("b.jpg"), "empty: is a folder without a photo" in said.err) == (1, True)
     with_zeros = run("caption", "--files-from", "-", "-0", "--model", model, stdin=f"{names[0]}\0".encode())
     assert with_zeros.stdout.startswith(f"{names[0]}\t".encode()) and with_zeros.stdout.endswith(b"\0")
+
+
+def test_auto_says_what_it_took_when_it_is_asked_for(model, photos, capsys):
+    for asked, said in ((["--device", "auto"], True), ([], False), (["--device=cpu"], False)):
+        assert main(["caption", str(photos / "a.jpg"), "--model", str(model), *asked]) == 0
+        assert ("device: " in capsys.readouterr().err) == said
+        assert main(["rank", str(photos / "a.jpg"), "--sentence", "a red square", f"--model={model}", *asked]) == 0
+        assert ("device: " in capsys.readouterr().err) == said
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
@@ -76,6 +89,26 @@ def test_names_that_move_the_cursor_are_printed_as_escapes_and_whole_for_pipes(m
     assert capsys.readouterr().out.startswith(f"{name}\t")
     assert main(["caption", str(photos / "no\x1b[2Jsuch.jpg"), "--model", str(model)]) == 1
     assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_librarys_names_that_move_the_cursor_are_printed_as_escapes_too(model, tmp_path, capsys):
+    pytest.importorskip("lance", reason="pylance is not installed")
+    name, twin = photo(tmp_path / "in" / "two\nlines.jpg", "red"), tmp_path / "in" / "twin.jpg"
+    twin.write_bytes(name.read_bytes())
+    more = ["--library", str(tmp_path / "library"), "--model", str(model)]
+    assert main(["index", str(tmp_path / "in"), *more]) == 0
+    capsys.readouterr()
+    assert main(["duplicates", *more]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(twin), str(tmp_path / "in" / r"two\nlines.jpg")]
+    twin.unlink()
+    assert main(["index", str(tmp_path / "in"), *more]) == 0
+    for arguments, end in (["--paths"], "\n"), (["--paths", "-0"], "\0"), ([], "\n"):
+        capsys.readouterr()
+        assert main(["search", "--after", "1970-01-01", *arguments, *more]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(str(name) if "-0" in arguments else str(name).replace("\n", r"\n"))
+        assert out.endswith(end)
 
 
 def test_the_home_folder_is_found_wherever_a_path_is_given(model, photos, monkeypatch, capsys):
@@ -148,3 +181,19 @@ def test_a_port_that_is_taken_and_tokens_that_are_none_are_one_line(model, tmp_p
     assert "holds no token" in capsys.readouterr().err
     assert main(["serve", "--token", "a", "--token-file", str(tmp_path / "empty")]) == 2
     assert main(["serve", "--root-path", "photos"]) == 2
+
+
+def test_a_file_that_cannot_be_had_is_named_with_the_reason(model, photos, tmp_path, capsys):
+    (tmp_path / "two").write_text("a token\nand another\n")
+    (tmp_path / "none").write_text(" \n")
+    for arguments, said in (
+        (["serve", "--token-file", tmp_path / "absent"], "absent: no such file or directory"),
+        (["serve", "--token-file", photos], "in: is a directory"),
+        (["serve", "--token-file", tmp_path / "none"], "none: holds no token"),
+        (["serve", "--token-file", tmp_path / "two"], "two: holds more than a token"),
+        (["caption", "--files-from", tmp_path / "absent"], "absent: no such file or directory"),
+        (["rank", photos / "a.jpg", "--sentences", tmp_path / "absent"], "absent: no such file or directory"),
+    ):
+        assert main([*map(str, arguments), "--model", str(model)]) == 1
+        err = capsys.readouterr().err
+        assert said in err and err.startswith("mrnn: error: ") and err.count("\n") == 1

@@ -237,6 +237,30 @@ def test_an_id_of_coco_that_two_photos_have_stands_for_neither(tmp_path):
     assert corpus.report.counts["captions of an id that two photos have"] == 1
 
 
+def test_ids_of_coco_may_be_written_as_text_in_one_list_and_as_numbers_in_the_other(tmp_path):
+    images = [{"id": i, "file_name": name} for i, name in enumerate(NAMES)]
+    corpus = coco(tmp_path, images, [{"id": i, "image_id": str(i), "caption": f"a dog {i}"} for i in range(6)])
+    assert captions(corpus) == {name: (f"a dog {i}",) for i, name in enumerate(NAMES)}
+
+
+@pytest.mark.parametrize("name", ["captions.json", "annotations/val_captions.json", "_annotations.coco.json"])
+def test_files_of_cocos_layout_with_other_names(tmp_path, name):
+    photos(tmp_path / "images", *NAMES)
+    images = [{"id": i, "file_name": photo} for i, photo in enumerate(NAMES)]
+    notes = [{"image_id": i, "caption": f"a dog {i}"} for i in range(6)]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(json.dumps({"images": images, "annotations": notes}))
+    corpus = read_corpus(tmp_path)
+    assert captions(corpus) == {photo: (f"a dog {i}",) for i, photo in enumerate(NAMES)}
+    assert ({photo.split for photo in corpus.photos} == {"dev"}) == ("val" in name)
+
+
+def test_two_columns_of_one_name_are_both_read(tmp_path):
+    photos(tmp_path, "a.jpg")
+    lines(tmp_path / "t.csv", "image,caption,caption", "a.jpg,one,two")
+    assert captions(read_corpus(tmp_path)) == {"a.jpg": ("one", "two")}
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "captions.txt", "Flickr8k.token.txt"])
 def test_a_line_that_is_no_utf8_is_counted(tmp_path, name):
     photos(tmp_path / "images", *NAMES)
@@ -472,6 +496,13 @@ def test_what_is_not_recognised_is_listed(tmp_path):
     assert "searched: ., pictures, tables" in message and "\n" not in message
 
 
+def test_one_folder_where_several_are_meant(tmp_path):
+    photos(tmp_path / "images", *NAMES)
+    lines(tmp_path / "data" / "t.csv", "image,caption", "a.jpg,one")
+    corpus = read_corpora(str(tmp_path / "data"), str(tmp_path / "images"))
+    assert [photo.path for photo in corpus.photos] == [tmp_path / "images" / "a.jpg"]
+
+
 def test_the_shell_takes_photos_from_elsewhere(tmp_path):
     CAPTIONS["Karpathy"](tmp_path / "captions")
     photos(tmp_path / "elsewhere", *NAMES)
@@ -525,3 +556,96 @@ def test_a_data_set_that_was_reported(data, case):
     assert len(corpus.photos) == n
     assert sum(len(photo.captions) for photo in corpus.photos) == sentences
     assert given_splits <= set(splits(corpus).values())
+
+
+# Tables whose columns are told by what they hold
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "{name},a dog {i}",
+        '{i},images/{name},"a dog, {i}"',
+        "{name}\ta dog, {i}",
+        "{name}#0\ta dog {i}",
+        "a dog {i};{name}",
+        "{name}|a dog {i}|a wet dog|train",
+        "{name},a dog {i}{more}",
+        "{name},ภาษาไทยสวย {i}",
+    ],
+)
+@pytest.mark.parametrize("file", ["t.csv", "captions.txt"])
+def test_a_table_without_a_header(tmp_path, row, file):
+    photos(tmp_path / "images", *NAMES)
+    lines(tmp_path / file, *(row.format(name=name, i=i, more=", wet" * (i % 2)) for i, name in enumerate(NAMES)))
+    corpus = read_corpus(tmp_path)
+    assert {photo.path.name for photo in corpus.photos} == set(NAMES)
+    assert all(len(photo.captions) == row.count("dog") or "ท" in row for photo in corpus.photos)
+    assert not corpus.report.counts
+    assert len(read_pairs(tmp_path / file)[0]) == 6 * max(row.count("dog"), 1)
+
+
+@pytest.mark.parametrize("rows", [["a.jpg", "b.jpg"], ["a.jpg,0", "b.jpg,1"], ["a.jpg,cat", "b.jpg,dog"]])
+def test_lists_and_labels_of_photos_are_no_captions(tmp_path, rows):
+    photos(tmp_path, *NAMES)
+    lines(tmp_path / "t.csv", *rows)
+    with pytest.raises(ValueError, match="no data set is recognised"):
+        read_corpus(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header", ["id,blip_caption", "Image Name,Caption Text", "picture,caption", "img_id,caption_en", "filename,raw"]
+)
+def test_columns_with_other_names(tmp_path, header):
+    photos(tmp_path, *NAMES)
+    lines(tmp_path / "t.csv", f"n,{header}", *(f"{i},{name},a dog {i}" for i, name in enumerate(NAMES)))
+    assert captions(read_corpus(tmp_path)) == {name: (f"a dog {i}",) for i, name in enumerate(NAMES)}
+
+
+@pytest.mark.parametrize(
+    "cell", ['["one two", "it\'s three"]', "['one two', \"it's three\"]", "['one two' \"it's three\"]"]
+)
+def test_a_list_of_captions_written_out_in_a_cell(tmp_path, cell):
+    photos(tmp_path, "a.jpg", "b.jpg")
+    quoted = '"' + cell.replace('"', '""') + '"'
+    lines(tmp_path / "t.csv", "raw,filename", f"{quoted},a.jpg", '"[laughs] [no, list]",b.jpg')
+    assert captions(read_corpus(tmp_path)) == {"a.jpg": ("one two", "it's three"), "b.jpg": ("[laughs] [no, list]",)}
+
+
+RECORDS = [{"image": name, "caption": f"a dog {i}"} for i, name in enumerate(NAMES)]
+ARRANGED = {
+    "records": RECORDS,
+    "under a name": {"version": 1, "data": RECORDS},
+    "pairs": [[row["image"], row["caption"]] for row in RECORDS],
+    "by photo": {row["image"]: row["caption"] for row in RECORDS},
+    "lists by photo": {row["image"]: [row["caption"]] for row in RECORDS},
+    "records by photo": {row["image"]: {"captions": [row["caption"]], "n": 1} for row in RECORDS},
+    "columns": {name: {str(i): row[name] for i, row in enumerate(RECORDS)} for name in ("image", "caption")},
+    "lists of columns": {name: [row[name] for row in RECORDS] for name in ("image", "caption")},
+    "captions as records": [{"photo": row["image"], "captions": [{"raw": row["caption"]}]} for row in RECORDS],
+    "without endings": [{"image_id": row["image"][:-4], "caption": row["caption"]} for row in RECORDS],
+}
+
+
+@pytest.mark.parametrize("how", ARRANGED)
+def test_a_json_file_of_captions(tmp_path, how):
+    photos(tmp_path / "images", *NAMES)
+    (tmp_path / "data.json").write_text(json.dumps(ARRANGED[how]))
+    corpus = read_corpus(tmp_path)
+    assert {p.path.name: p.captions for p in corpus.photos} == {r["image"]: (r["caption"],) for r in RECORDS}
+    assert len(read_pairs(tmp_path / "data.json")[0]) == 6
+
+
+def test_a_json_file_counts_what_is_broken(tmp_path):
+    photos(tmp_path, *NAMES)
+    rows = [*RECORDS, 3, None, {"image": 3, "caption": "x"}, {"image": "a.jpg"}, {"image": "a.jpg", "caption": [7]}]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    corpus = read_corpus(tmp_path)
+    assert corpus.report.counts == {"broken lines": 5}
+    assert {photo.split for photo in corpus.photos} == {"train", "dev"}
+
+
+def test_a_name_without_its_ending_that_fits_two_photos_stands_for_neither(tmp_path):
+    photos(tmp_path, "a.jpg", "a.png", "b.jpg")
+    lines(tmp_path / "t.csv", "image,caption", "a,one", "b,two")
+    assert files(read_corpus(tmp_path), tmp_path) == {"b": "b.jpg"}

@@ -484,18 +484,17 @@ def test_what_is_no_photo_of_yours_is_passed_over_and_counted(library, photos):
 def test_a_list_says_what_is_read_and_takes_nothing_out(library, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(photos)
     listed = tmp_path / "photos.txt"
-    listed.write_text(f"red.jpg\n\n{photos / 'deep/er/green.jpg'}\nred.jpg\nnothing.jpg\ndeep\n")
+    listed.write_text(f"red.jpg\n\n{photos / 'deep/er/green.jpg'}\nred.jpg\nnothing.jpg\ndeep/er\n", "utf-16")
     report = library.index(listed)
-    assert counts(report) == (2, 0, 0, 0)
-    assert sorted((Path(e.name).name, e.reason) for e in report.errors) == [
-        ("deep", "is no file; a list names photos"),
-        ("nothing.jpg", "cannot be read (No such file or directory)"),
+    assert counts(report) == (3, 0, 0, 0), "a folder's photos, and none twice"
+    assert [(Path(e.name).name, e.reason) for e in report.errors] == [
+        ("nothing.jpg", "cannot be read (No such file or directory)")
     ]
     (photos / "red.jpg").unlink()
     listed.write_text("blue.jpg\n")
     assert counts(library.index(listed, exclude=["*.png"], prune=True)) == (1, 0, 0, 0)
-    assert len(library) == 3
-    assert library.index(listed, exclude=["blue*"]).passed == {"excluded files": 1}
+    assert len(library) == 4
+    assert library.index(listed, exclude="blue*").passed == {"excluded files": 1}
     (photos / "blue.jpg").rename(photos / "azure.jpg")
     listed.write_text("azure.jpg\n")
     assert counts(library.index(listed)) == (0, 1, 1, 0)
@@ -576,7 +575,7 @@ def test_a_library_of_the_second_format_gets_a_column(pipe, photos, tmp_path, mo
     library = Library(tmp_path / "library", pipe)
     library.index(photos)
     found = [(f.id, f.path, f.caption, f.taken) for f in library.search("a square")]
-    lance.dataset(str(tmp_path / "library" / "contents.lance")).drop_columns(["taken_from"])
+    lance.dataset(str(tmp_path / "library" / "contents.lance")).drop_columns(["taken_from", "confidence"])
     (tmp_path / "library" / "library.json").write_text(json.dumps({**library.tables.identity, "format": 2}))
     monkeypatch.setattr(reading, "encode", None)  # no photo is encoded again
     again = Library(tmp_path / "library", pipe)
@@ -585,8 +584,10 @@ def test_a_library_of_the_second_format_gets_a_column(pipe, photos, tmp_path, mo
     monkeypatch.undo()
     photo(photos / "IMG_20190304_050607.jpg", "red", 9)
     assert counts(again.index(photos)) == (1, 0, 0, 4)
-    new = next(f for f in Library(tmp_path / "library", pipe).search() if f.taken_from)
-    assert (new.taken, new.taken_from) == ("2019-03-04T05:06:07", "name")
+    dated = Library(tmp_path / "library", pipe).search()
+    assert {f.path.name: f.taken_from for f in dated}["IMG_20190304_050607.jpg"] == "name"
+    assert {f.taken_from for f in dated} == {"name", "file"}, "those that were there before, too"
+    assert {f.id: f.caption for f in dated}.items() >= {id: caption for id, _, caption, _ in found}.items()
 
 
 def test_every_photo_gets_a_row_and_says_when_it_was_taken(pipe, library, tmp_path, capsys):

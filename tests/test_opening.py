@@ -346,8 +346,9 @@ def test_a_webp_opens_whatever_is_beside_its_picture(kind):
     content = saved(PHOTO, "WEBP", lossless=True, exif=b"Exif\0\0" + tags([SIDE]), icc_profile=SRGB)
     for more in (random.Random(5).randbytes(501), b""):
         body = content[12:] + kind + struct.pack("<I", len(more)) + more + bytes(len(more) % 2)
-        image = open_image(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body)
-        assert sorted(image.size) == [64, 96]
+        for behind in (b"", b"zz" * 50):
+            image = open_image(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body + behind)
+            assert sorted(image.size) == [64, 96]
 
 
 def test_the_field_cases_of_metadata(field):
@@ -455,7 +456,7 @@ def test_the_limit_of_pixels_is_that_of_what_is_decoded():
     assert pixels_to_decode(content, 300) == 500 * 375
     with pytest.raises(ImageError, match="500 x 375 pixels are more than the limit of 100,000"):
         open_image(content, max_pixels=100_000)
-    with pytest.raises(ImageError, match="4000 x 3000 pixels are more"):  # held whole while it is decoded
+    with pytest.raises(ImageError, match=r"4000 x 3000 pixels are more .* progressive"):
         open_image(grey_jpeg(4000, 3000, progressive=True), min_side=300, max_pixels=1_000_000)
     for format in ("PNG", "GIF", "WEBP", "TIFF", "BMP"):
         with pytest.raises(ImageError, match="more than the limit"):
@@ -488,6 +489,8 @@ def test_tiffs_open_right_or_are_refused(tmp_path):
         (deep, base, {"photometric": "rgb"}),
         (np.moveaxis(deep, -1, 0), base, {"photometric": "rgb", "planarconfig": "separate"}),
         (np.moveaxis(base, -1, 0), base, {"photometric": "rgb", "planarconfig": "separate"}),
+        (255 - grey, grey, {"photometric": "miniswhite"}),
+        ((255 - grey).astype(np.uint16) * 257, grey, {"photometric": "miniswhite"}),
         (grey.astype(np.float32) / 255, grey, {}),
         (grey.astype(np.float32), grey, {}),
         (grey.astype(np.uint32) * 2**24, grey, {}),
@@ -536,6 +539,8 @@ def test_deep_grey_photos_take_little_more_memory_than_their_pixels():
         ("2019-03-04T05:06Z", "2019-03-04T05:06:00"),
         ("2019/03/04 05:06:07", "2019-03-04T05:06:07"),
         ("2019: 3: 4  5: 06: 07", "2019-03-04T05:06:07"),
+        ("20190304050607", "2019-03-04T05:06:07"),
+        ("Mon, 04 Mar 2019 05:06:07 GMT", "2019-03-04T05:06:07"),
         ("2019:03:04", "2019-03-04T00:00:00"),
         ("20190304", "2019-03-04T00:00:00"),
         ("2019:03:04 24:00:00", "2019-03-04T00:00:00"),
@@ -574,6 +579,8 @@ def test_dates_as_they_are_written(text, taken):
         ("2019_03_04.jpg", "2019-03-04T00:00:00"),
         ("photo_2019-03-04_05-06-07.jpg", "2019-03-04T05:06:07"),
         ("IMG_20190304_1234.jpg", "2019-03-04T00:00:00"),
+        ("FB_IMG_1551675967123.jpg", datetime.fromtimestamp(1551675967).isoformat()),
+        ("4006381333931.jpg", None),
         ("IMG_1234.jpg", None),
         ("1000268201_693b08cb0e.jpg", None),
         ("20190304123.jpg", None),
@@ -650,6 +657,47 @@ def test_formats_that_stay_whole_have_dates(format):
     assert open_image(opened.image).size == (64, 96), "nothing is turned twice"
 
 
+RECORDS = b"Photoshop 3.0\x008BIM\4\4\0\0\0\0\0\x40\x1c\2\5\0\5title\x1c\2\x37\0\x0820190304"
+TIME = b"\x1c\2\x3c\0\x0b050607+0100"
+
+
+def large_tiff():
+    """A BigTIFF whose date is in EXIF's own directory."""
+    content = saved(PHOTO, "TIFF", big_tiff=True, tiffinfo={0x0112: 6, 0x8769: len(saved(PHOTO, "TIFF"))})
+    at = len(content)
+    where = content.index(struct.pack("<H", 0x8769))
+    content = content[: where + 12] + struct.pack("<Q", at) + content[where + 20 :]
+    own = struct.pack("<QHHQQQ", 1, 0x9003, 2, 20, at + 36, 0)
+    return content + own + DATE.encode() + b"\0"
+
+
+def png_with(*more):
+    content = saved(PHOTO, "PNG")
+    return content[:33] + b"".join(more) + content[33:]
+
+
+@pytest.mark.parametrize(
+    ("content", "taken", "source"),
+    [
+        (saved(PHOTO, "TIFF", big_tiff=True, tiffinfo={0x0132: DATE}), DATE, "EXIF"),
+        (large_tiff(), DATE, "EXIF"),
+        (saved(PHOTO, "TIFF", tiffinfo={33723: RECORDS + TIME}), DATE, "IPTC"),
+        (saved(PHOTO, "JPEG")[:2] + segment(0xED, RECORDS + TIME) + saved(PHOTO, "JPEG")[2:], DATE, "IPTC"),
+        (saved(PHOTO, "JPEG")[:2] + segment(0xED, RECORDS) + saved(PHOTO, "JPEG")[2:], "2019:03:04 00:00:00", "IPTC"),
+        (png_with(chunk(b"tEXt", b"Creation Time\0Mon, 04 Mar 2019 05:06:07 GMT")), DATE, "PNG"),
+        (png_with(chunk(b"iTXt", b"Creation Time\0\0\0\0\x002019-03-04T05:06:07+09:00")), DATE, "PNG"),
+        (png_with(chunk(b"tIME", b"\x07\xe3\3\4\5\6\7")), DATE, "PNG"),
+        (png_with(chunk(b"tIME", b"\x07\xe3\x0d\4\5\6\7")), None, ""),
+        (png_with(chunk(b"tEXt", b"Creation Time\0soon"), chunk(b"tIME", b"\7")), None, ""),
+    ],
+)
+def test_dates_that_are_no_camera_tags(content, taken, source, monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    opened = open_photo(content)
+    wanted = None if taken is None else datetime.strptime(taken, "%Y:%m:%d %H:%M:%S")
+    assert (opened.taken, opened.taken_from) == (wanted, source)
+
+
 def test_the_first_heic_photo_of_a_process_has_date_and_size(tmp_path):
     pillow_heif = pytest.importorskip("pillow_heif")
     exif, _ = dated(original=DATE)
@@ -679,6 +727,8 @@ def test_the_field_case_of_heic(field):
         ("photo(2).jpg", "photo.jpg.supplemental-metadata(2).json"),
         ("photo(2).jpg", "photo(2).jpg.json"),
         ("photo-edited.jpg", "photo.jpg.json"),
+        ("photo-bearbeitet.jpg", "photo.jpg.supplemental-metadata.json"),
+        ("photo-수정됨(1).jpg", "photo.jpg(1).json"),
         ("a" * 60 + ".jpg", "a" * 46 + ".json"),
         ("a" * 44 + ".jpg", "a" * 44 + ".j.json"),
     ],
@@ -704,3 +754,40 @@ def test_metadata_of_gps_from_a_real_layout():
     exif, _ = dated(gps="2019:03:04", time=(5.0, 6.0, 7.0))
     assert ExifTags.GPS.GPSDateStamp == 0x1D
     assert read_metadata(exif.tobytes(), b"").taken_from == "GPS"
+
+
+def test_what_lacks_its_extra_says_so(monkeypatch, tmp_path):
+    for name in ("rawpy", "pillow_jxl", "pillow_heif"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr("mrnn.images.opening.find_spec", lambda name: None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    (tmp_path / "photo.nef").write_bytes(tags([SIDE]))
+    for source, extra in (
+        (tmp_path / "photo.nef", "raw"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "jxl"),
+        (b"\xff\x0a\x30", "jxl"),
+        (b"\0\0\0\x18ftypheic" + bytes(20), "heif"),
+    ):
+        with pytest.raises(ImageError, match=f"needs an extra: pip install 'mrnn.{extra}.'"):
+            open_image(source)
+    (tmp_path / "jpeg.nef").write_bytes(saved(PHOTO, "JPEG"))
+    assert open_image(tmp_path / "jpeg.nef").size == PHOTO.size
+
+
+def test_a_jpeg_xl_is_told_by_its_content():
+    pytest.importorskip("pillow_jxl")
+    exif, _ = dated(original=DATE)
+    exif[0x0112] = 6
+    opened = open_photo(saved(PHOTO, "JXL", exif=exif.tobytes()))
+    assert (opened.image.size, opened.taken) == ((64, 96), datetime(2019, 3, 4, 5, 6, 7))
+
+
+def test_a_raw_photo_without_a_preview_opens_by_its_pixels(tmp_path):
+    pytest.importorskip("rawpy")
+    tifffile = pytest.importorskip("tifffile")
+    file, seen = tmp_path / "photo.dng", np.full((480, 640), 1000, np.uint16)
+    more = [(33421, 3, 2, (2, 2)), (33422, 1, 4, b"\0\1\1\2"), (50706, 1, 4, b"\1\4\0\0"), (50717, 3, 1, 4095)]
+    more += [(50708, 2, 0, "Camera"), (50778, 3, 1, 21), (274, 3, 1, 6)]
+    more += [(50721, 10, 9, (1, 1, 0, 1, 0, 1, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 1, 1)), (50728, 5, 3, (1, 1) * 3)]
+    tifffile.imwrite(file, seen, photometric=32803, extratags=[(*tag, True) for tag in more])
+    assert open_photo(file).image.size == (240, 320)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import mrnn
 from mrnn import version
 from mrnn.files import sha256
-from mrnn.images import ImageError
+from mrnn.images import ImageError, open_image
 from mrnn.models import MRNN, MRNNConfig, NGram, NGramConfig, saving
 from mrnn.models.hand import TorchRuntime
 from mrnn.pipeline import Pipeline, load
@@ -148,6 +148,21 @@ def test_one_photo_and_one_sentence_need_no_list(pipe, photos):
     assert pipe.log_likelihood(photos[0], "a red square") == pytest.approx(several)
     assert pipe.log_likelihood(str(photos[0]), "a red square").shape == (1, 1)
     assert [match.index for match in pipe.rank(photos[0], "a red square", score="raw")[0]] == [0]
+
+
+def test_one_photo_or_sentence_where_several_are_meant_works_or_is_told(pipe, photos):
+    content = photos[0].read_bytes()
+    for one in (str(photos[0]), photos[0], content, bytearray(content), memoryview(content), Image.open(photos[0])):
+        assert [described.error for described in pipe.describe(one)] == [None]
+        assert len(pipe.caption(one)) == 1
+    assert pipe.features(path for path in photos[:2]).shape[0] == 2
+    assert pipe.log_likelihood(str(photos[0]), (sentence for sentence in ["a red square"])).shape == (1, 1)
+    with pytest.raises(ImageError, match="is no path, bytes, open file"):
+        open_image(None)
+    with photos[0].open(encoding="latin-1") as text, pytest.raises(ImageError, match="open it for reading bytes"):
+        open_image(text)
+    with pytest.raises(ValueError, match="a sentence is one text"):
+        pipe.log_likelihood(photos[0], [["a red square"]])
 
 
 def test_arrays_and_open_files_are_photos(pipe, photos):

@@ -392,3 +392,8 @@ def test_a_folder_without_graphs_asks_for_pytorch_where_it_is_not(saved, monkeyp
 
 def _no_torch(name):
     raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+
+def test_a_device_that_pytorch_alone_has_is_taken(monkeypatch):
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["AzureExecutionProvider"])
+    assert type(load("flickr8k", device="cpu").model) is type(load("flickr8k", "torch").model)

@@ -22,7 +22,7 @@ from mrnn.runtime import Precision, Runtime
 from mrnn.runtime.encoder import encoder_inside
 from mrnn.runtime.ensemble import Ensemble
 from mrnn.runtime.folder import ModelFolder, copy_folder, find_folder, read_folder
-from mrnn.runtime.onnx import Graphs
+from mrnn.runtime.onnx import Graphs, has_device
 from mrnn.shapes import Float
 from mrnn.tasks.confidence import (
     FEWEST,
@@ -156,10 +156,7 @@ class Pipeline:
         Raises:
             ImageError: The first photo that cannot be used.
         """
-        if isinstance(images, np.ndarray) and images.ndim == 4:
-            images = list(images)
-        alone = isinstance(images, (str, bytes)) or not isinstance(images, Sequence)
-        features, _, errors = pool_features(self.encoder, [images] if alone else images)
+        features, _, errors = pool_features(self.encoder, list(_several(images)))
         if errors:
             raise errors[0]
         return features
@@ -264,14 +261,14 @@ class Pipeline:
         tokens = np.array([len(caption.log_probabilities) for caption in best])
         self.confidence = fit_confidence(likely, prior, tokens, good)
 
-    def describe(self, photos: Iterable[ImageSource], **options: Any) -> Iterator[Described]:
+    def describe(self, photos: Iterable[ImageSource] | ImageSource, **options: Any) -> Iterator[Described]:
         """Photos in; captions, confidence and errors out, in order, some at a time.
 
         Args:
-            photos: Paths, bytes of files, or PIL images.
+            photos: Paths, bytes of files, or PIL images; or one.
             options: As for `caption`; a sample's seed is one more with every photo that can be used.
         """
-        rest, config = iter(photos), self.options(**options)
+        rest, config = iter(_several(photos)), self.options(**options)
         self.model.prepare()
         while some := list(islice(rest, AT_ONCE)):
             features, positions, errors = pool_features(self.encoder, some)
@@ -300,7 +297,9 @@ class Pipeline:
         Raises:
             ValueError: A sentence has no word.
         """
-        sentences = [sentences] if isinstance(sentences, str) else sentences
+        sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+        if other := next((one for one in sentences if not isinstance(one, str)), None):
+            raise ValueError(f"a sentence is one text, not {other!r}")
         ids = [self.vocabulary.encode(tokenise(sentence)) for sentence in sentences]
         for sentence, some in zip(sentences, ids, strict=True):
             if not some:
@@ -565,7 +564,8 @@ def load(name: Path | str = "base", runtime: Hand = "auto", device: str = "auto"
     Args:
         name: A bundled model (`base`, `flickr8k`), a folder, or a hub name (`owner/model`); several joined by `+`
             for an ensemble of models with one vocabulary.
-        runtime: `onnx` uses it by ONNX Runtime, `torch` by PyTorch; `auto` by the former if the folder has its graphs.
+        runtime: `onnx` uses it by ONNX Runtime, `torch` by PyTorch; `auto` by the former if the folder has its graphs
+            and ONNX Runtime the device.
         device: Where: `cpu`, `cuda`, `mps`, or `auto` for a graphics card if the runtime can use one.
 
     Raises:
@@ -580,7 +580,7 @@ def _load(found: ModelFolder, runtime: Hand, device: str) -> Pipeline:
     generation = _generation(found)
     if runtime not in ("auto", "onnx", "torch"):
         raise ValueError(f"no runtime {runtime!r}; there are auto, onnx, torch")
-    if runtime == "torch" or (runtime == "auto" and found.use is None):
+    if runtime == "torch" or (runtime == "auto" and _needs_torch(found, device)):
         place = workshop("models.devices").torch_device(device)
         model, encoder = workshop("models.saving").load_torch(found, place)
     else:
@@ -604,6 +604,25 @@ def _load(found: ModelFolder, runtime: Hand, device: str) -> Pipeline:
         )
     except (TypeError, ValueError) as error:
         raise ValueError(f"{found.path}: {first_line(error)}") from None
+
+
+def _needs_torch(found: ModelFolder, device: str) -> bool:
+    """Whether a model has no graphs, or PyTorch alone has the device."""
+    if found.use is None or found.tables or has_device(device):
+        return found.use is None
+    try:
+        workshop("models.devices").torch_device(device)
+    except ValueError:  # nor has PyTorch, or it is not installed
+        return False
+    return True
+
+
+def _several(photos: Any) -> Iterable[ImageSource]:
+    """Photos as they were given; one that was given alone as several."""
+    one = isinstance(photos, (str, bytes, bytearray, memoryview)) or hasattr(photos, "read")
+    if one or not isinstance(photos, Iterable) or (isinstance(photos, np.ndarray) and photos.ndim < 4):
+        return [photos]
+    return photos
 
 
 def _generation(found: ModelFolder) -> GenerationConfig:

@@ -96,7 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
-        warn(f"error: {error}")
+        named = isinstance(error, OSError) and error.filename and error.strerror
+        warn(f"error: {error.filename}: {error.strerror.lower()}" if named else f"error: {error}")
         return 1
     except KeyboardInterrupt:
         warn("stopped")

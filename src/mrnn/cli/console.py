@@ -1,9 +1,7 @@
 """What every verb shares: how it talks to people, and the types of common arguments."""
 
-import codecs
 import contextlib
 import json
-import os
 import shlex
 import sys
 import unicodedata
@@ -26,7 +24,14 @@ Tolerant = Annotated[bool, arg(help="Of truncated photos take what there is.", h
 PriorWeight = Annotated[
     float, arg(metavar="A", help="a of the score log P(w | I) - a log P(w), from 0 to 2; a matter of the use.")
 ]
-Device = Annotated[str, arg(metavar="auto|cpu|cuda|mps", help="Where to compute; auto says what it took.")]
+Device = Annotated[
+    str | None,
+    arg(
+        metavar="auto|cpu|cuda|mps",
+        help="Where to compute.",
+        help_behavior_hint="(default: auto, which says what it took)",
+    ),
+]
 Hand = Annotated[
     Literal["auto", "onnx", "torch"], arg(help="What computes: ONNX Runtime or PyTorch; auto is the former if it can.")
 ]
@@ -40,7 +45,7 @@ class Usage(Exception):
     """A mistake in how a verb is called, which ends with exit code 2."""
 
 
-def open_model(name: str, device: str = "auto", runtime: Hand = "auto", tolerant: bool = False) -> "Pipeline":
+def open_model(name: str, device: str | None = None, runtime: Hand = "auto", tolerant: bool = False) -> "Pipeline":
     """The model of a verb, which with `tolerant` takes of truncated photos what there is.
 
     Raises:
@@ -50,10 +55,10 @@ def open_model(name: str, device: str = "auto", runtime: Hand = "auto", tolerant
     from mrnn.pipeline import load
     from mrnn.runtime import DeviceError
 
-    if device not in ("auto", "cpu", "cuda", "mps") and not device.startswith("cuda:"):
+    if device not in (None, "auto", "cpu", "cuda", "mps") and not device.startswith("cuda:"):
         raise Usage(f"--device {device}: there are auto, cpu, cuda and mps")
     try:
-        found = load(name, runtime, device)
+        found = load(name, runtime, device or "auto")
     except DeviceError as error:
         raise Usage(f"--device {device}: {error}") from None
     say_device(device, str(found.model.device))
@@ -75,13 +80,12 @@ def photos_of(given: Sequence[Path], files_from: str = "", null: bool = False) -
         ValueError: A folder holds no photo.
         OSError: The file cannot be read.
     """
-    from mrnn.library.walk import Walk
+    from mrnn.library.walk import Walk, listed
 
     names = [str(path) for path in given]
     if files_from:
         content = sys.stdin.buffer.read() if files_from == "-" else Path(files_from).read_bytes()
-        listed = content.split(b"\0") if null else content.removeprefix(codecs.BOM_UTF8).splitlines()
-        names += [os.fsdecode(name) for name in listed if name.strip()]
+        names += listed(content, null)
     elif not names:
         raise Usage("give at least one photo or folder, or --files-from FILE")
     photos = []
@@ -93,11 +97,11 @@ def photos_of(given: Sequence[Path], files_from: str = "", null: bool = False) -
         found = [path for path, _ in walk]
         for error in walk.unread:
             warn(str(error))
-        if not found:
+        if not found and len(names) == 1:
             raise ValueError(f"{name}: holds no photo")
         for kind, n in sorted(walk.passed.items()):
-            say(f"{visible(name)}: passed over {n:,} {kind}")
-        photos += found
+            say(f"{name}: passed over {n:,} {kind}")
+        photos += found or [name]  # a folder without a photo is named in its turn, and the others go on
     return photos
 
 
@@ -136,12 +140,12 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def say(line: str) -> None:
     """Print a line on stderr, above a progress bar."""
-    print(line, file=sys.stderr)
+    print(visible(line), file=sys.stderr)
 
 
-def say_device(asked: str, found: str) -> None:
-    """Tell what `auto` has found, if it is no processor."""
-    if asked == "auto" and found != "cpu":
+def say_device(asked: str | None, found: str) -> None:
+    """Tell what `auto` has found; if nobody has asked for it, unless it is the processor."""
+    if asked == "auto" or (asked is None and found != "cpu"):
         say(f"device: {found}")
 
 

@@ -6,7 +6,20 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from mrnn.cli.console import Device, Json, Tolerant, Usage, as_json, bar, open_model, say, warn
+from mrnn.cli.console import (
+    Device,
+    Json,
+    Null,
+    Tolerant,
+    Usage,
+    as_json,
+    bar,
+    open_model,
+    print_row,
+    say,
+    visible,
+    warn,
+)
 
 Place = Annotated[
     str | None, arg(metavar="DIR|s3://...", help_behavior_hint="(default: your data folder, or $MRNN_LIBRARY)")
@@ -16,7 +29,7 @@ Place = Annotated[
 def _open(
     library: str | None,
     model: str,
-    device: str,
+    device: str | None,
     rebuild: bool = False,
     make: bool = False,
     searched: bool = False,
@@ -48,13 +61,13 @@ def index(
     prune: bool = False,
     tolerant: Tolerant = False,
     ray: Annotated[tuple[()] | tuple[str] | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Encode and caption what is new in a folder of photos, and forget what is gone.
 
     Args:
-        folder: Folder of photos; those in folders below it are indexed too. Or a text file (.txt, .lst) that names
-            photos, one a line.
+        folder: Folder of photos; those in folders below it are indexed too. Or a list (.txt, .lst) of photos and
+            folders, one a line, as `mrnn caption --files-from` takes.
         library: Folder of the library, or a place in object storage; nothing is written anywhere else.
         model: Bundled model, folder or hub name.
         rebuild: Encode all photos anew if the library is of another model.
@@ -103,7 +116,7 @@ def forget(
     /,
     library: Place = None,
     model: str = "base",
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Take the photos of a folder out of the library; no photo is touched.
 
@@ -121,7 +134,7 @@ def forget(
     return 0
 
 
-def duplicates(library: Place = None, model: str = "base", json: Json = False, device: Device = "auto") -> int:
+def duplicates(library: Place = None, model: str = "base", json: Json = False, device: Device = None) -> int:
     """List the photos of the library that several files hold: their paths, and an empty line between two photos.
 
     Args:
@@ -135,7 +148,7 @@ def duplicates(library: Place = None, model: str = "base", json: Json = False, d
         if json:
             print(as_json([str(path) for path in paths]))
         else:
-            print("\n" * bool(i) + "\n".join(map(str, paths)))
+            print("\n" * bool(i) + "\n".join(visible(str(path)) for path in paths))
     say(f"{len(several):,} photos are there more than once")
     return 0
 
@@ -153,9 +166,10 @@ def search(
     caption: str = "",
     all: bool = False,
     paths: bool = False,
+    null: Null = False,
     sheet: Annotated[Path | None, arg(metavar="PNG")] = None,
     json: Json = False,
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Find photos of the library by a sentence, by a photo, or by both; lines of PHOTO, score, caption.
 
@@ -173,6 +187,7 @@ def search(
         caption: Only photos whose captions hold this text.
         all: Print also photos that speak against the sentence.
         paths: Print paths alone, for pipes.
+        null: Names end with a zero byte.
         sheet: Draw the photos found into this picture.
         json: Print JSON, one object a line.
         device: Where to compute.
@@ -209,7 +224,7 @@ def search(
             print(as_json({**fields, "places": places}))
         else:
             first = f"{photo.score:.2f}" if sentence is not None or like is not None else photo.taken
-            print(photo.path if paths else f"{photo.path}\t{first}\t{photo.caption}")
+            print_row(*([photo.path] if paths else [photo.path, first, photo.caption]), null=null)
             if photo.guess:
                 warn(f"{photo.path}: {GUESS}")
     if not ranked:
@@ -245,7 +260,7 @@ def export(
     overwrite: bool = False,
     library: Place = None,
     model: str = "base",
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Write the library's captions out, for people and programs that need alternative text.
 

@@ -52,7 +52,7 @@ def evaluate(
     json: Annotated[Path | None, arg(metavar="FILE")] = None,
     plots: Annotated[Path | None, arg(metavar="DIR")] = None,
     cache: Path | None = None,
-    device: Device = "auto",
+    device: Device = None,
     runtime: Hand = "auto",
 ) -> int:
     """Measure a model on a data set: perplexity, caption metrics, and retrieval in both directions.
@@ -217,7 +217,7 @@ def train(
     images: tuple[Path, ...] = (),
     text: tuple[Path, ...] = (),
     cache: Path | None = None,
-    device: str = "auto",
+    device: str | None = None,
 ) -> int:
     """Train a model by a recipe; the same command goes on with a run that was stopped."""
     from mrnn.corpora import read_corpora
@@ -263,7 +263,7 @@ def reproduce(
     alexnet: Annotated[Path | None, arg(metavar="FILE")] = None,
     vgg16: Annotated[Path | None, arg(metavar="FILE")] = None,
     cache: Path | None = None,
-    device: str = "auto",
+    device: Device = None,
 ) -> int:
     """Train and measure every model of the papers' tables, and print them with the reported figures beside ours.
 
@@ -277,7 +277,7 @@ def reproduce(
         alexnet: AlexNet's weights in torchvision's layout; fetched without, if online.
         vgg16: VGG-16's weights in torchvision's layout; fetched without, if online.
         cache: Folder of the feature cache.
-        device: cpu, cuda, mps, or auto.
+        device: Where to compute.
     """
     from mrnn.corpora import read_corpora
 
@@ -286,12 +286,12 @@ def reproduce(
         raise Usage(f"no table {table!r}; there are {', '.join(room.TABLES)}")
     if not data:
         raise Usage("say where the data set is: --data DIR")
-    asked, device = device, _device(device)
-    say_device(asked, device)
+    place = _device(device)
+    say_device(device, place)
     corpus = read_corpora(data, images)
     report(corpus)
     weights = {name: path for name, path in (("alexnet", alexnet), ("vgg16", vgg16)) if path is not None}
-    job = room.Reproduction(table, corpus, out or Path("results") / table, weights, cache, device)
+    job = room.Reproduction(table, corpus, out or Path("results") / table, weights, cache, place)
     for step in job.steps:
         state = "done" if job.done(step) else f"not run: {job.unavailable.get(step.name, '')}"
         if step in job.to_do:
@@ -315,14 +315,14 @@ def reproduce(
     return 0
 
 
-def _device(name: str) -> str:
+def _device(name: str | None) -> str:
     """PyTorch's device of a `--device`, `auto` resolved; freed memory is kept."""
     from mrnn.runtime import DeviceError
 
     room = workshop("models.devices")
     room.keep_memory()
     try:
-        return room.torch_device(name)
+        return room.torch_device(name or "auto")
     except DeviceError as error:
         raise Usage(f"--device {name}: {error}") from None
 
@@ -358,7 +358,7 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
         out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(required)")] = None,
         text: Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="FILE")] = (),
         cache: Path | None = None,
-        device: str = "auto",
+        device: Device = None,
         recipe: Annotated[room.Recipe, arg(name="")] = default,
     ) -> int:
         """Train a model by a recipe; the same command goes on with a run that was stopped.
@@ -369,7 +369,7 @@ def train_command(recipe_name: str, arguments: list[str]) -> int:
             out: Folder for the model, its checkpoint, log and curves.
             text: Captions without photos to learn from too: Karpathy's JSON layout, or a caption a line; repeatable.
             cache: Folder of the feature cache.
-            device: cpu, cuda, mps, or auto.
+            device: Where to compute.
             recipe: What to train.
         """
         if not data or out is None:

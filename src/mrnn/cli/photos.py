@@ -49,7 +49,7 @@ def caption(
     null: Null = False,
     tolerant: Tolerant = False,
     json: Json = False,
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Write captions for photos, as lines of PHOTO, caption and confidence with tabs between them, in the order given.
 
@@ -117,7 +117,7 @@ def explain(
     cache: Path | None = None,
     tolerant: Tolerant = False,
     json: Json = False,
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Show what each word of a caption rests on: bits of evidence, from which branch, and where in the photo.
 
@@ -181,7 +181,7 @@ def rank(
     null: Null = False,
     tolerant: Tolerant = False,
     json: Json = False,
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Rank sentences for each photo, or photos for a sentence: lines of PHOTO, score, sentence, confidence.
 
@@ -278,7 +278,7 @@ def score(
     model: str = "base",
     prior_weight: PriorWeight | None = None,
     json: Json = False,
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """How well each caption of a table fits its photo: a reference-free score, low for wrong captions.
 
@@ -289,7 +289,7 @@ def score(
     the sentence alone.
 
     Args:
-        pairs: CSV, TSV, JSONL or Parquet with an image and a caption column; photos relative to its folder.
+        pairs: CSV, TSV, JSON, JSONL or Parquet with an image and a caption column; photos relative to its folder.
         model: Bundled model, folder or hub name.
         prior_weight: Of the normalised score, 1 if left out; of foils and ratings only this one.
         json: Print JSON, one object a line.

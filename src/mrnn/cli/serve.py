@@ -19,7 +19,7 @@ def serve(
     token: str = "",
     token_file: Annotated[Path | None, arg(metavar="FILE")] = None,
     root_path: Annotated[str, arg(metavar="/PATH")] = "",
-    device: Device = "auto",
+    device: Device = None,
 ) -> int:
     """Serve the web page and the JSON API.
 
@@ -43,6 +43,8 @@ def serve(
         token = read_text(token_file).strip()
         if not token:
             raise ValueError(f"{token_file}: holds no token")
+        if len(token.split()) > 1:
+            raise ValueError(f"{token_file}: holds more than a token, which is one word")
     token = token or os.environ.get("MRNN_TOKEN", "")
     if root_path and not root_path.startswith("/"):
         raise Usage(f"--root-path {root_path}: begins with a slash, such as /photos")

@@ -29,7 +29,7 @@ _DEEPER = 2  # folders, in which what was packed lies
 _NAMED = 10  # tables and folders in a message
 
 
-def read_corpus(place: Path | str, images: Sequence[Path] = ()) -> Corpus:
+def read_corpus(place: Path | str, images: Sequence[Path | str] | Path | str = ()) -> Corpus:
     """Read the data set in a folder, whichever layout it has, or in the one folder below it that has one.
 
     Args:
@@ -40,7 +40,7 @@ def read_corpus(place: Path | str, images: Sequence[Path] = ()) -> Corpus:
     Raises:
         ValueError: It is no data set, or a damaged one.
     """
-    place = Path(place)
+    place, images = Path(place), _paths(images)
     if lost := next((folder for folder in images if not folder.is_dir()), None):
         raise ValueError(f"{lost}: no such folder of photos")
     if reader := _reader(place):
@@ -55,10 +55,14 @@ def read_corpus(place: Path | str, images: Sequence[Path] = ()) -> Corpus:
             return reader.read(below[0], (*images, below[0], place))
     raise ValueError(
         f"{place}: no data set is recognised there (Flickr token files or captions.txt, dataset_*.json, "
-        "captions_*.json, VizWiz, IAPR TC-12 annotations, a CSV, TSV, JSONL or Parquet table with an image and a "
+        "captions_*.json, VizWiz, IAPR TC-12 annotations, a CSV, TSV, JSON, JSONL or Parquet table with an image and a "
         "caption column, an imagefolder, photos with a .txt or .json beside each, WebDataset shards, or a Hugging Face "
         f"data set); {_seen(place)}"
     )
+
+
+def _paths(given: Sequence[Path | str] | Path | str) -> list[Path]:
+    return [Path(path) for path in ([given] if isinstance(given, (str, Path)) else given)]
 
 
 def _reader(place: Path):
@@ -89,16 +93,17 @@ def _columns(path: Path) -> list[str]:
     return [name.strip()[:40] for name in table.column_names(path)[:_NAMED]] or ["(none)"]
 
 
-def read_corpora(folders: Sequence[Path | str], images: Sequence[Path] = ()) -> Corpus:
+def read_corpora(folders: Sequence[Path | str] | Path | str, images: Sequence[Path | str] | Path | str = ()) -> Corpus:
     """Read several data sets as one; see `combine`.
 
     Args:
-        folders: Of the data sets; see `read_corpus`.
+        folders: Of the data sets, or of one; see `read_corpus`.
         images: Folders in which to look for photos before the data sets' own.
 
     Raises:
         ValueError: One of them is no data set, a damaged one, or given twice.
     """
+    folders = _paths(folders)
     for i, folder in enumerate(folders):
         if Path(folder).resolve() in (Path(other).resolve() for other in folders[:i]):
             raise ValueError(f"{folder}: the same data set is given twice")

@@ -1,19 +1,32 @@
-"""COCO's own `captions_train*.json` and `captions_val*.json`; the photos of `val` become dev."""
+"""COCO's own `captions_train*.json` and `captions_val*.json`, and others of their layout; `val` becomes dev."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mrnn.corpora.base import Corpus, CorpusBuilder
-from mrnn.corpora.splits import normal_split
+from mrnn.corpora.splits import split_in
 from mrnn.files import read_json
+
+_LIMIT = 1 << 16
+_OTHERS = ("captions.json", "*_captions.json", "*.coco.json")  # whose content must say so
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted([*folder.glob("captions_*.json"), *folder.glob("annotations/captions_*.json")])
+    places = (folder, folder / "annotations")
+    others = {path for place in places for pattern in _OTHERS for path in place.glob(pattern) if has_layout(path)}
+    return sorted({*others, *(path for place in places for path in place.glob("captions_*.json"))})
+
+
+def has_layout(path: Path) -> bool:
+    """Whether a file begins as COCO's do."""
+    with path.open("rb") as file:
+        start = file.read(_LIMIT)
+    named = b'"images"' in start and b'"file_name"' in start
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and (named or b'"image_id"' in start)
 
 
 def recognises(folder: Path) -> bool:
-    """Whether the folder holds a `captions_*.json`, itself or under `annotations`."""
+    """Whether the folder holds a `captions_*.json`, or another of the layout, itself or under `annotations`."""
     return bool(_files(folder))
 
 
@@ -23,9 +36,7 @@ def read(folder: Path, images: Sequence[Path] = ()) -> Corpus:
     Raises:
         ValueError: A file has another layout.
     """
-    files = _files(folder)
-    splits = {path: normal_split(path.stem.removeprefix("captions_").rstrip("0123456789")) for path in files}
-    return read_files(CorpusBuilder("COCO", folder, images), splits)
+    return read_files(CorpusBuilder("COCO", folder, images), {path: split_in(path.stem) for path in _files(folder)})
 
 
 def read_files(builder: CorpusBuilder, splits: Mapping[Path, str]) -> Corpus:
@@ -60,8 +71,8 @@ def _read_annotations(path: Path, split: str, builder: CorpusBuilder) -> None:
     for number, annotation in enumerate(annotations or ()):
         try:
             caption_id, image_id, caption = annotation.get("id"), annotation["image_id"], annotation["caption"]
-            name = names.get(image_id)
-            if not isinstance(caption, str):
+            name = names.get(str(image_id))
+            if not isinstance(caption, str) or not isinstance(image_id, int | str):
                 raise TypeError
         except (KeyError, TypeError, AttributeError):
             builder.report.add("broken entries", f"{path.name} annotation {number}")
@@ -79,9 +90,9 @@ def _read_annotations(path: Path, split: str, builder: CorpusBuilder) -> None:
             builder.caption(name, caption, key=None if caption_id is None else where)
 
 
-def _names(path: Path, images: list, builder: CorpusBuilder) -> dict[int | str, str]:
+def _names(path: Path, images: list, builder: CorpusBuilder) -> dict[str, str]:
     """Photos by their id; an id that two of them have stands for none and is empty."""
-    names: dict[int | str, str] = {}
+    names: dict[str, str] = {}
     for number, image in enumerate(images):
         try:
             image_id, name = image["id"], image["file_name"]
@@ -90,6 +101,6 @@ def _names(path: Path, images: list, builder: CorpusBuilder) -> dict[int | str, 
         except (KeyError, TypeError):
             builder.report.add("broken entries", f"{path.name} image {number}")
             continue
-        if names.setdefault(image_id, name) != name:
-            names[image_id] = ""
+        if names.setdefault(str(image_id), name) != name:
+            names[str(image_id)] = ""
     return names

@@ -1,8 +1,9 @@
 """Where the photos of a data set lie, whatever its captions call them.
 
 A name is taken as it is written. Where that finds nothing, each folder is listed once, and a photo may also lie in
-another folder, or be written otherwise: backslashes, decomposed accents (macOS), another case of the ending. Then the
-name must fit one photo, and no other name may fit that photo, so that captions of two photos are never mixed.
+another folder, or be written otherwise: backslashes, decomposed accents (macOS), the ending in another case or left
+out. Then the name must fit one photo, and no other name may fit that photo, so that captions of two photos are never
+mixed.
 """
 
 import contextlib
@@ -131,8 +132,9 @@ class PhotoFinder:
             for folder, files in walk(tree):
                 start = os.path.normpath(folder)
                 for file in filter(is_photo, files):
-                    by_path[_plain(f"{start}/{file}")].append(folder / file)
-                    by_name[_plain(file)].append(folder / file)
+                    for name in (file, file.rpartition(".")[0]):
+                        by_path[_plain(f"{start}/{name}")].append(folder / file)
+                        by_name[_plain(name)].append(folder / file)
         return by_path, by_names
 
 

@@ -34,7 +34,7 @@ def _kaggle_file(folder: Path) -> Path | None:
 
 
 def _results_file(folder: Path) -> Path | None:
-    names = [path.name for path in folder.iterdir()]
+    names = [path.name for path in folder.iterdir() if path.suffix.lower() != ".json"]
     header = ["image_name", "comment_number", "comment"]
     return next((p for p in tables(folder, names) if [c.strip().lower() for c in column_names(p)] == header), None)
 

@@ -138,6 +138,9 @@ def _from_hub(name: str) -> list[tuple[Path, str]]:
         import datasets
     except ImportError:
         raise ValueError(f"{PREFIX}{name} needs datasets: pip install 'mrnn[hf-data]'") from None
+    from huggingface_hub.utils import logging
+
+    logging.set_verbosity_error()  # it tells of every try to reach the hub
     try:
         splits = datasets.load_dataset(name)
     except Exception as error:  # what is wrong with a network, a name or a file makes it raise almost anything

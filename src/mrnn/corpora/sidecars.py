@@ -1,5 +1,7 @@
 """Photos with a file of the same name beside each: `a.jpg` and `a.txt`, `a.caption` (kohya) or `a.json` (img2dataset).
 
+`a.jpg.txt` is such a file too.
+
 A text file has a caption a line; a `.json` is a caption, a list of them, or an object with a caption column. The split
 is in the name of a sub-folder.
 """
@@ -77,9 +79,8 @@ def _samples(folder: Path) -> Iterator[tuple[Path, list[str], dict[str, str]]]:
         samples = defaultdict(lambda: ([], {}))
         for file in files:
             path = Path(unicodedata.normalize("NFC", file))
-            photos, others = samples[path.stem]
             if is_photo(file):
-                photos.append(file)
+                samples[path.stem][0].append(file)
             else:
-                others[path.suffix.lower()] = file
+                samples[Path(path.stem).stem if is_photo(path.stem) else path.stem][1][path.suffix.lower()] = file
         yield from ((place, photos, others) for photos, others in samples.values() if photos)

@@ -1,30 +1,36 @@
-"""Your own table: CSV, TSV, JSONL or Parquet with a column for the photo and one or several for captions.
+"""Your own table: CSV, TSV, JSON, JSONL or Parquet with a column for the photo and one or several for captions.
 
 A column `split` is used if there is one; else the split that the table's name says, as of `train.csv`, `test.csv`;
-otherwise the photos are split by their ids, 80 / 10 / 10. A caption may be a list of captions (JSONL, Parquet), and a
-photo may have several rows. Delimiter (comma, tab, semicolon, pipe), encoding and quoting of a text are found out.
+otherwise the photos are split by their ids, 80 / 10 / 10. A caption may be a list of captions, and a photo may have
+several rows. Delimiter (comma, tab, semicolon, pipe), encoding and quoting of a text are found out, and whether it has
+a header: the column of photos is the one whose cells name photos, and captions are those of several words.
 """
 
+import ast
 import contextlib
 import csv
 import functools
-import json
 import math
 import re
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mrnn.corpora.base import Corpus, CorpusBuilder, Report, is_text, read_captions_file
 from mrnn.corpora.finder import PhotoFinder, is_photo
+from mrnn.corpora.records import json_or_none, may_have_records, photo_name, read_records
 from mrnn.corpora.splits import normal_split, split_in
 from mrnn.files import first_line, unicode_encoding
+from mrnn.text import tokenise
 
 IMAGE_COLUMNS = ("image", "file_name", "filename", "image_path", "path", "file", "photo", "img")
 IMAGE_COLUMNS += ("image_name", "image_file", "image_file_name", "image_filename", "file_path", "filepath")
+IMAGE_COLUMNS += ("images", "image_id", "img_id")
 CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "sentences", "description", "comment")
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".txt")
+CAPTION_COLUMNS += ("raw", "prompt", "title", "alt_text", "desc")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt")
 DELIMITERS = ",\t;|"
 _LIMIT = 1 << 20
 _TRIED = 20  # rows of a JSONL table that are looked at for its columns
@@ -51,13 +57,16 @@ def tables(folder: Path, names: Sequence[str]) -> list[Path]:
 
     Args:
         folder: Where they lie.
-        names: Of its files; a text file that is called like a photo is no table.
+        names: Of its files; a text or JSON file that is called like a photo is no table.
     """
     photos = {Path(name).stem for name in names if is_photo(name)}
     files = [Path(folder, name) for name in names]
-    files = [f for f in files if f.suffix.lower() in SUFFIXES and (f.suffix.lower() != ".txt" or f.stem not in photos)]
+    beside = (".txt", ".json")
+    files = [
+        f for f in files if f.suffix.lower() in SUFFIXES and (f.suffix.lower() not in beside or f.stem not in photos)
+    ]
     files = sorted((f for f in files if f.is_file()), key=lambda f: (f.suffix.lower() == ".txt", f))
-    return [path for path in files if columns_of(column_names(path)) is not None]
+    return [path for path in files if columns_in(path) is not None]
 
 
 def _found(place: Path) -> list[Path]:
@@ -119,7 +128,7 @@ def read_captions(path: Path, report: Report) -> Iterator[tuple[str, str, list[s
 
 def _entries(path: Path) -> Iterator[tuple[str, str, list[Any], str, dict[str, Any]]]:
     """Of every row its place, photo, captions as they are (none if it is broken), its word on the split, and itself."""
-    columns = columns_of(column_names(path))
+    columns = columns_in(path)
     assert columns is not None
     for where, row in read_rows(path):
         image = row.get(columns.image) if row else None
@@ -129,8 +138,25 @@ def _entries(path: Path) -> Iterator[tuple[str, str, list[Any], str, dict[str, A
         values = [value for name in columns.captions if (value := row.get(name)) is not None]
         if len(values) > 1:  # fewer captions than columns are no mistake
             values = [value for value in values if value != ""] or values[:1]
-        values = [caption for value in values for caption in (value if isinstance(value, list) else [value])]
-        yield where, image.strip(), values, str(row.get(columns.split) or "") if columns.split else "", row
+        values = [caption for value in values for caption in _several(value)]
+        yield (
+            where,
+            photo_name(image) or image.strip(),
+            values,
+            str(row.get(columns.split) or "") if columns.split else "",
+            row,
+        )
+
+
+def _several(value: Any) -> list[Any]:
+    """The captions of a cell: of a list, also one that is written out in a text; of records, those they hold."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            # NumPy writes no commas.
+            listed = ast.literal_eval(re.sub(r"(?<=['\"])\s+(?=['\"])", ", ", value))
+            value = listed if listed and all(isinstance(one, str) for one in listed) else value
+    values = value if isinstance(value, list) else [value]
+    return [caption for one in values for caption in (captions_in(one) or [one] if isinstance(one, dict) else [one])]
 
 
 def caption_columns(names: Iterable[str]) -> list[str]:
@@ -190,9 +216,11 @@ def read_pairs(path: Path) -> tuple[list[Pair], list[str]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     names = column_names(path) if path.suffix.lower() in SUFFIXES else []
-    if columns_of(names) is None:
+    if not names or columns_in(path) is None:
         seen = f"; its columns are {', '.join(names)}" if names else ""
-        raise ValueError(f"{path}: not a CSV, TSV, JSONL or Parquet table with an image and a caption column{seen}")
+        raise ValueError(
+            f"{path}: not a CSV, TSV, JSON, JSONL or Parquet table with an image and a caption column{seen}"
+        )
     rows = list(_entries(path))
     files = PhotoFinder(path.parent, [path.parent]).find({image: "" for _, image, *_ in rows if image})
     pairs, broken = [], []
@@ -227,6 +255,9 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
             rows = pyarrow.parquet.read_table(path).to_pylist()
         for number, row in enumerate(rows):
             yield f"{path.name} row {number}", row
+    elif suffix == ".json":
+        for number, row in enumerate(read_records(path)):
+            yield f"{path.name} entry {number}", row if isinstance(row, dict) else None
     elif suffix == ".jsonl":
         for number, line in enumerate(read_captions_file(path).split("\n"), 1):
             if line.strip():
@@ -245,10 +276,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
 
 
 def _json_row(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
+    row = json_or_none(line)
     return row if isinstance(row, dict) else None
 
 
@@ -257,15 +285,49 @@ def _lines(text: str) -> list[str]:
 
 
 def _header(lines: Sequence[str]) -> tuple[int, str, list[str]]:
-    """How many lines a text table has up to its header, the delimiter, and the columns; none if they are not found."""
+    """How many lines a text table has up to its header, the delimiter, and the columns; none if they are not found.
+
+    Columns of a table without a header are called by what they hold.
+    """
     for used, line in enumerate(lines, 1):
         if line.strip() and not re.fullmatch("(?i)sep=.", line.strip()):  # by which Excel is told the delimiter
             with contextlib.suppress(csv.Error):
                 readings = [(d, next(csv.reader([line], delimiter=d, skipinitialspace=True), [])) for d in DELIMITERS]
+                for delimiter, cells in readings:
+                    if len(cells) > 1 and any(map(photo_name, cells)):
+                        return used - 1, delimiter, _called(lines[used - 1 :], delimiter)
                 known = (reading for reading in readings if columns_of(reading[1]))
-                return used, *next(known, max(readings, key=lambda reading: len(reading[1])))
+                delimiter, names = next(known, max(readings, key=lambda reading: len(reading[1])))
+                return used, delimiter, _apart(names)
             break
     return len(lines), ",", []
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Names of which a later one that is there already has its number behind it."""
+    return [f"{name} {i}" if name in names[: i - 1] else name for i, name in enumerate(names, 1)]
+
+
+def _called(lines: Sequence[str], delimiter: str) -> list[str]:
+    """Names for the columns of a table without a header, by what its first rows hold."""
+    rows = [cells for _, cells in islice(_records(lines, delimiter), _TRIED) if cells and any(map(photo_name, cells))]
+    names: list[str] = []
+    for number, cells in enumerate(zip(*rows, strict=False), 1):
+        if "image" not in names and _most(cells, photo_name):
+            names.append("image")
+        elif "split" not in names and all(map(normal_split, cells)):
+            names.append("split")
+        else:
+            names.append(f"{'caption' if _most(cells, _is_sentence) else 'column'} {number}")
+    return names
+
+
+def _most(values: Sequence[Any], test: Callable[[Any], Any]) -> bool:
+    return 2 * sum(bool(test(value)) for value in values) > len(values)
+
+
+def _is_sentence(value: Any) -> bool:
+    return any(isinstance(one, str) and len(tokenise(one)) > 1 for one in _several(value))
 
 
 def _records(lines: Sequence[str], delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
@@ -297,9 +359,28 @@ def _record(lines: Sequence[str], delimiter: str) -> tuple[int, list[str] | None
 def columns_of(names: Iterable[str]) -> Columns | None:
     """Which of a table's columns are what; None if it has none for the photo or for captions."""
     names = list(names)
-    usual = {re.sub(r"\s+", "_", name.strip().lower()): name for name in names}
+    usual = {_plain(name): name for name in names}
     image, captions = next((usual[c] for c in IMAGE_COLUMNS if c in usual), None), caption_columns(names)
     return Columns(image, tuple(captions), usual.get("split")) if image and captions else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\s+", "_", name.strip().lower())
+
+
+def columns_in(path: Path) -> Columns | None:
+    """Which of a table's columns are what, by their names or, where those are unusual, by what the first rows hold."""
+    names = column_names(path)
+    if (columns := columns_of(names)) is not None or len(names) < 2:
+        return columns
+    rows = [row for _, row in islice(read_rows(path), _TRIED) if row]
+    image = next((name for name in names if rows and _most([row.get(name) for row in rows], photo_name)), None)
+    said = [name for name in names if re.search("caption", name, re.IGNORECASE) and name != image]
+    said = caption_columns(names) or [name for name in said if _most([row.get(name) for row in rows], _is_sentence)]
+    if image is None:
+        image = next((name for name in names if _plain(name) in IMAGE_COLUMNS), None)
+    split = next((name for name in names if _plain(name) == "split"), None)
+    return Columns(image, tuple(said), split) if image and len(said) == 1 else None
 
 
 def column_names(path: Path) -> list[str]:
@@ -309,6 +390,11 @@ def column_names(path: Path) -> list[str]:
         with reading_arrow(path) as pyarrow:
             schema = pyarrow.parquet.read_schema(path)
         return [] if image_column(schema) else schema.names
+    if suffix == ".json" and not may_have_records(path):
+        return []
+    if suffix == ".json":
+        rows = [row for row in read_records(path)[:_TRIED] if isinstance(row, dict)]
+        return list(dict.fromkeys(name for row in rows for name in row))
     with path.open("rb") as file:
         start = file.read(_LIMIT)
     lines = _lines(start.decode(unicode_encoding(start), "replace"))

@@ -8,21 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mrnn.corpora.base import Corpus, CorpusBuilder
-from mrnn.corpora.coco import read_files
+from mrnn.corpora.coco import has_layout, read_files
 from mrnn.corpora.splits import normal_split
-
-_LIMIT = 1 << 16
 
 
 def _files(folder: Path) -> list[Path]:
     files = sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")])
-    return [path for path in files if normal_split(path.stem) and _is_coco(path)]
-
-
-def _is_coco(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(_LIMIT)
-    return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and (b'"images"' in start or b'"annotations"' in start)
+    return [path for path in files if normal_split(path.stem) and has_layout(path)]
 
 
 def recognises(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from mrnn.images.dates import date_of
 from mrnn.images.kinds import (
-    BY_NAME,
     IMAGE_SUFFIXES,
     RAW_SUFFIXES,
     ImageError,
@@ -12,11 +11,10 @@ from mrnn.images.kinds import (
     readable_suffixes,
 )
 from mrnn.images.metadata import SIDEWAYS
-from mrnn.images.opening import MAX_PIXELS, OpenedPhoto, open_image, open_photo, pixels_to_decode
+from mrnn.images.opening import MAX_PIXELS, OpenedPhoto, open_image, open_photo, pixels_to_decode, said_date
 from mrnn.images.preprocessing import Preprocessing
 
 __all__ = [
-    "BY_NAME",
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "RAW_SUFFIXES",
@@ -32,4 +30,5 @@ __all__ = [
     "open_photo",
     "pixels_to_decode",
     "readable_suffixes",
+    "said_date",
 ]

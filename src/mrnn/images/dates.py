@@ -5,13 +5,14 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from email.utils import parsedate
 from pathlib import Path
 
 YEARS = range(1800, 2101)  # others are no dates of photos
 NEVER = "1970-01-01T00:00:00"
 _WRITTEN = re.compile(
     r"""\s* (\d{4}) (?: ([:\-/.]) [ ]?(\d\d?) \2 [ ]?(\d\d?) | (\d\d)(\d\d) )
-    (?: [T ]+ (\d\d?) [:.\-]?[ ]?(\d\d) (?: [:.\-]?[ ]?(\d\d) )? )? (?!\d)""",
+    (?: (?:[T ]+|(?<=\d{8})) (\d\d?) [:.\-]?[ ]?(\d\d) (?: [:.\-]?[ ]?(\d\d) )? )? (?!\d)""",
     re.VERBOSE,
 )
 _NAMED = re.compile(
@@ -22,6 +23,7 @@ _NAMED = re.compile(
     | (?!\d) )""",
     re.VERBOSE | re.IGNORECASE,
 )
+_MILLISECONDS = re.compile(r"(?<!\d)(1[4-9]\d{11})(?!\d)")  # from 2014 on; fewer are other numbers
 _TAKEOUT = ".supplemental-metadata"
 _TAKEOUT_STEM = 46  # characters of a name that Takeout leaves before .json
 
@@ -36,8 +38,8 @@ def date_of(taken: datetime | None, source: str, path: Path, modified: float) ->
         modified: The file's time, in seconds since 1970.
 
     Returns:
-        ISO date and time, and `EXIF`, `XMP`, `GPS`, `name`, `Takeout` or `file`; the first moment of 1970 and nothing
-        where even the file's time is none.
+        ISO date and time, and `EXIF`, `XMP`, `IPTC`, `GPS`, `PNG`, `name`, `Takeout` or `file`; the first moment of
+        1970 and nothing where even the file's time is none.
     """
     if taken is None:
         taken, source = date_in_name(path.name), "name"
@@ -49,19 +51,21 @@ def date_of(taken: datetime | None, source: str, path: Path, modified: float) ->
 
 
 def parse_date(text: str) -> datetime | None:
-    """A date as metadata hold it: with colons or dashes, as ISO, with or without a time; None if it is none.
+    """A date as metadata hold it: with colons or dashes, as ISO, as in mail, or a day alone; None if it is none.
 
     The time is the one written: that of the place where the photo was taken.
     """
     match = _WRITTEN.match(text)
     if match is None:
+        with contextlib.suppress(Exception):  # an odd text makes it raise almost anything
+            return _date(*(parsedate(text) or ())[:6])
         return None
     year, _, month, day, compact_month, compact_day, *time = match.groups()
     return _date(year, month or compact_month, day or compact_day, *time)
 
 
 def date_in_name(name: str) -> datetime | None:
-    """The date in a file's name, as phones, messengers and people write it: the year first."""
+    """The date in a file's name, as phones, messengers and people write it: the year first, or in milliseconds."""
     for match in _NAMED.finditer(name):
         year, _, month, day, *time, half = match.groups()
         hour, minute, second = time[:3] if time[0] else (time[3], *time[5:])
@@ -69,7 +73,8 @@ def date_in_name(name: str) -> datetime | None:
             hour = int(hour) % 12 + 12 * (half in "Pp")
         if taken := _date(year, month, day, hour, minute, second):
             return taken
-    return None
+    match = _MILLISECONDS.search(name)
+    return match and _local(int(match[1]) // 1000)
 
 
 def at_utc(moment: datetime) -> datetime:
@@ -103,11 +108,15 @@ def _from_takeout(path: Path) -> datetime | None:
 
 
 def _takeout_names(name: str) -> Iterator[str]:
-    """What Takeout may call the file beside a photo: it shortens names, and counts photos that are called the same."""
+    """What Takeout may call the file beside a photo.
+
+    It shortens names, counts photos that are called the same, and ends an edited one with a word (`-edited`) in the
+    owner's language, without a file of its own.
+    """
     names = [(name, "")]
     if match := re.fullmatch(r"(.+)(\(\d+\))(\.\w+)", name):
         names.append((match[1] + match[3], match[2]))
-    names += [(re.sub(r"-edited(?=\.\w+$)", "", name), number) for name, number in names]
+    names += [(re.sub(r"-[^\W\d_]+(?=\.\w+$)", "", name), number) for name, number in names]
     for name, number in dict.fromkeys(names):
         longest = name + _TAKEOUT
         stems = [longest[:length] for length in range(len(longest), len(name) - 1, -1)]

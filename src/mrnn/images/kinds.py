@@ -17,7 +17,6 @@ _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".m
 _COMMON = (*_JPEG, ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif", ".avifs", ".jxl")
 _RARE = (".jp2", ".j2k", ".j2c", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm")
 IMAGE_SUFFIXES = RAW_SUFFIXES.union(_HEIF_SUFFIXES, _COMMON, _RARE)
-BY_NAME = RAW_SUFFIXES | {".jxl"}  # formats that are told by the file's name
 # Those of Pillow that are photos. It knows others that run programs (EPS) or hold many things.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "HEIF", "JPEG2000", "PPM", "JXL")
 
@@ -60,7 +59,7 @@ class StoredPhoto:
 
 
 PhotoFile = Path | StoredPhoto
-ImageSource = str | os.PathLike | StoredPhoto | bytes | IO[bytes] | Image.Image | np.ndarray
+ImageSource = str | os.PathLike | StoredPhoto | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray
 
 
 class ImageError(ValueError):

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -22,7 +22,7 @@ from mrnn.images.metadata import SIDEWAYS, Metadata, read_metadata
 from mrnn.images.parts import Parts, split, without_tags
 
 MAX_PIXELS = 150_000_000
-_ORIENTATION = 0x0112
+_ORIENTATION, _INK = 0x0112, 0x0106
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,7 +32,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _LARGEST_TILE = 1 << 24  # pixels
+_PROGRESSIVE = ", as a progressive JPEG is held whole while it is decoded; save it as a baseline JPEG"
 _STRIP = 1 << 20  # pixels that are converted at a time
 
 
@@ -45,7 +47,7 @@ class OpenedPhoto:
         width: Of the upright photo, in pixels.
         height: Of the upright photo.
         taken: When it was taken, as its metadata say; None if they say nothing sensible.
-        taken_from: Which of them: `EXIF`, `XMP` or `GPS`.
+        taken_from: Which of them: `EXIF`, `XMP`, `IPTC`, `GPS` or `PNG`.
     """
 
     image: Image.Image
@@ -105,6 +107,8 @@ def open_photo(
             metadata = _load(image, metadata, tolerant)
             if isinstance(image, TiffImageFile) and image.mode == "I" and not _fits_16_bits(image):
                 raise ImageError(name, "is a TIFF of 32-bit or negative numbers, which have no known range")
+            if isinstance(image, TiffImageFile) and image.mode.startswith("I;16") and image.tag_v2.get(_INK) == 0:
+                image = ImageOps.invert(_grey(image))  # in which 0 is white
         if image.size != size and metadata.orientation in SIDEWAYS:
             size = size[::-1]  # of a JPEG that was reduced
         method = _UPRIGHT.get(metadata.orientation)
@@ -114,6 +118,18 @@ def open_photo(
         rgb = _to_rgb(upright, profile)
         rgb.info.clear()  # what the file said of orientation and colours is not true of it any more
         return OpenedPhoto(rgb, width, height, metadata.taken, metadata.taken_from)
+
+
+def said_date(source: str | os.PathLike | bytes) -> tuple[datetime | None, str]:
+    """When a photo was taken and what says so, as `open_photo` gives it, without decoding the photo.
+
+    Raises:
+        ImageError: The photo cannot be used.
+    """
+    name = _name(source)
+    with _told(name, MAX_PIXELS):
+        metadata = _metadata(*_open(name, source))
+        return metadata.taken, metadata.taken_from
 
 
 def pixels_to_decode(source: bytes, min_side: int | None = None) -> int:
@@ -139,7 +155,7 @@ def _told(name: str, max_pixels: int):
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError(name, "no such file") from None
     except IsADirectoryError:
-        raise ImageError(name, "is a folder, not a photo") from None
+        raise ImageError(name, "is a folder without a photo") from None
     except PermissionError:
         raise ImageError(name, "may not be read (permission denied)") from None
     except Image.DecompressionBombError:
@@ -154,7 +170,7 @@ def _told(name: str, max_pixels: int):
 
 
 def _name(source: ImageSource) -> str:
-    if isinstance(source, bytes):
+    if isinstance(source, (bytes, bytearray, memoryview)):
         return f"<{len(source)} bytes>"
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or "<image>")
@@ -162,11 +178,17 @@ def _name(source: ImageSource) -> str:
         return "<array>"
     if hasattr(source, "read"):
         return str(getattr(source, "name", "<file>"))
-    return str(source) if isinstance(source, StoredPhoto) else os.fspath(source)
+    if isinstance(source, (StoredPhoto, str, os.PathLike)):
+        return str(source)
+    raise ImageError(f"<{type(source).__name__}>", "is no path, bytes, open file, PIL image or array")
 
 
 def _at_hand(name: str, source: ImageSource) -> str | os.PathLike | StoredPhoto | bytes | Image.Image:
     """What is open already, or an array, as what a file would give."""
+    if isinstance(source, (bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] == 1:
+        source = source[..., 0]
     if isinstance(source, np.ndarray):
         if (
             source.dtype != np.uint8
@@ -176,7 +198,10 @@ def _at_hand(name: str, source: ImageSource) -> str | os.PathLike | StoredPhoto 
             raise ImageError(name, f"is no array of bytes (H, W, 3) but {source.dtype} of shape {source.shape}")
         return Image.fromarray(source)
     if not isinstance(source, (str, os.PathLike, StoredPhoto, bytes, Image.Image)):
-        return source.read()
+        content = source.read()
+        if not isinstance(content, bytes):
+            raise ImageError(name, "is open for reading text; open it for reading bytes")
+        return content
     return source
 
 
@@ -190,10 +215,12 @@ def _open(name: str, source: str | os.PathLike | StoredPhoto | bytes) -> tuple[I
         raise ImageError(name, "is empty")
     if content[4:8] == b"ftyp":
         _register_heif()
-    if PurePosixPath(name).suffix.lower() == ".jxl" and find_spec("pillow_jxl"):
+    if content.startswith(_JXL):
+        if find_spec("pillow_jxl") is None:
+            raise ImageError(name, "is a JPEG XL photo, which needs an extra: pip install 'mrnn[jxl]'")
         import_module("pillow_jxl")  # registers itself
     parts = split(content)
-    if PurePosixPath(name).suffix.lower() in RAW_SUFFIXES:
+    if PurePosixPath(name).suffix.lower() in RAW_SUFFIXES and not parts.scan:
         preview = split(_raw_preview(name, content))
         parts = replace(preview, exif=preview.exif or parts.exif)
     file = io.BytesIO(parts.picture)
@@ -205,6 +232,12 @@ def _open(name: str, source: str | os.PathLike | StoredPhoto | bytes) -> tuple[I
         return Image.open(file, formats=formats), parts
     except Exception:
         bare = without_tags(parts.picture)
+        if _needs_heif(content):
+            raise ImageError(name, "is a HEIC photo, which needs an extra: pip install 'mrnn[heif]'") from None
+        if bare == parts.picture and parts.exif:
+            raise ImageError(
+                name, "is a TIFF that is damaged, or of numbers that are not read; save it as 8 bits"
+            ) from None
         if bare == parts.picture:
             raise
         return Image.open(io.BytesIO(bare), formats=formats), replace(parts, picture=bare)
@@ -218,17 +251,27 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener()
 
 
+def _needs_heif(content: bytes) -> bool:
+    return content[4:8] == b"ftyp" and content[8:10] in (b"he", b"mi", b"ms") and "HEIF" not in Image.OPEN
+
+
 def _raw_preview(name: str, content: bytes) -> bytes:
-    """The JPEG that a camera keeps in a RAW file."""
+    """The JPEG that a camera keeps in a RAW file; without one, what the sensor saw, at half its size."""
     try:
         rawpy = import_module("rawpy")
     except ImportError:
         raise ImageError(name, "is a RAW photo, which needs an extra: pip install 'mrnn[raw]'") from None
-    with rawpy.imread(io.BytesIO(content)) as raw:
-        preview = raw.extract_thumb()
-        if preview.format != rawpy.ThumbFormat.JPEG:
-            raise ImageError(name, "is a RAW photo without a preview")
-        return preview.data
+    try:
+        with rawpy.imread(io.BytesIO(content)) as raw:
+            with contextlib.suppress(rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
+                preview = raw.extract_thumb()
+                if preview.format == rawpy.ThumbFormat.JPEG:
+                    return preview.data
+            seen = raw.postprocess(half_size=True, use_camera_wb=True, user_flip=0)
+    except rawpy.LibRawError:
+        raise ImageError(name, "is damaged, or a RAW photo of a kind that is not known") from None
+    height, width, _ = seen.shape
+    return b"P6 %d %d 255\n" % (width, height) + seen.tobytes()
 
 
 def _bytes(value: object) -> bytes:
@@ -238,16 +281,16 @@ def _bytes(value: object) -> bytes:
 
 def _metadata(image: Image.Image, parts: Parts) -> Metadata:
     exif, xmp = (parts.exif or _bytes(image.info.get("exif"))), (parts.xmp or _bytes(image.info.get("xmp")))
-    metadata = read_metadata(exif, xmp)
+    metadata = read_metadata(exif, xmp, parts.iptc, parts.created, parts.changed)
     if isinstance(image, TiffImageFile):  # which turns itself, by its own reading of this tag
         return replace(metadata, orientation=image.tag_v2.get(_ORIENTATION, 1))
     return metadata
 
 
-def _check(name: str, image: Image.Image, max_pixels: int) -> None:
+def _check(name: str, image: Image.Image, max_pixels: int, why: str = "") -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(name, f"{width} x {height} pixels are more than the limit of {max_pixels:,}")
+        raise ImageError(name, f"{width} x {height} pixels are more than the limit of {max_pixels:,}{why}")
     if not width * height:
         raise ImageError(name, "has no pixels")
     if isinstance(image, TiffImageFile) and image.tile:
@@ -270,7 +313,7 @@ def _reduce(name: str, image: Image.Image, parts: Parts, min_side: int | None, m
     """Have a JPEG reduced while it is decoded, and refuse what is too large; the size before."""
     width, height = size = image.size
     if not parts.in_rows:  # others are held whole while they are decoded
-        _check(name, image, max_pixels)
+        _check(name, image, max_pixels, _PROGRESSIVE if parts.scan else "")
     if parts.scan:
         wanted = 1 if min_side is None else min(size) // min_side
         fits = next((scale for scale in (1, 2, 4) if width * height <= max_pixels * scale**2), 8) * parts.in_rows

@@ -13,6 +13,7 @@ MOST = 1 << 24  # bytes of an unpacked profile or text
 _SEGMENT = re.compile(rb"\xff+([\xc0-\xcf\xda-\xef\xfe])")  # of a JPEG: a marker with a length behind it
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter of more than 4 GB
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Parts:
         exif: The directories of tags, as a TIFF; empty if there are none.
         xmp: The XMP packet.
         profile: The ICC colour profile.
+        iptc: Records of IPTC, with what stands around them.
+        created: Of a PNG, the text that says when it was made.
+        changed: Of a PNG, when it was changed, as year, month, day, hour, minute and second in seven bytes.
         scan: Of a JPEG, where its compressed rows begin in `picture`; 0 for other formats.
         components: Of a JPEG: planes of colour.
         in_rows: Whether it is a JPEG that is decoded a few rows at a time, so that a reduced size needs little memory.
@@ -33,6 +37,9 @@ class Parts:
     exif: bytes = b""
     xmp: bytes = b""
     profile: bytes = b""
+    iptc: bytes = b""
+    created: bytes = b""
+    changed: bytes = b""
     scan: int = 0
     components: int = 0
     in_rows: bool = False
@@ -62,7 +69,8 @@ def split(content: bytes) -> Parts:
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return _split_webp(content)
     # The tags of a TIFF, and of many RAW formats, are its own.
-    return Parts(content, exif=content if content[:4] in (b"II*\0", b"MM\0*") else b"")
+    tags = content if content[:4] in _TIFF else b""
+    return Parts(content, exif=tags, iptc=tags)
 
 
 def without_tags(content: bytes) -> bytes:
@@ -71,7 +79,7 @@ def without_tags(content: bytes) -> bytes:
 
 
 def _split_jpeg(content: bytes) -> Parts:
-    kept, exif, xmp, profile = [b"\xff\xd8"], b"", b"", {}
+    kept, exif, xmp, profile, iptc = [b"\xff\xd8"], b"", b"", {}, b""
     frame, components, at = 0, 0, 2
     while match := _SEGMENT.search(content, at):
         marker, start = match[1][0], match.end()
@@ -85,13 +93,16 @@ def _split_jpeg(content: bytes) -> Parts:
             in_rows = frame in (0xC0, 0xC1) and body[:1] == bytes([components])
             parts = [profile[i][1:] for i in sorted(profile)]
             whole = bool(parts) and len(parts) == next(iter(profile.values()))[0]
-            return Parts(b"".join(kept), exif, xmp, b"".join(parts) if whole else b"", scan, components, in_rows)
+            icc = b"".join(parts) if whole else b""
+            return Parts(b"".join(kept), exif, xmp, icc, iptc, scan=scan, components=components, in_rows=in_rows)
         if marker == 0xE1 and body.startswith(b"Exif\0\0"):
             exif += body[6:]
         elif marker == 0xE1 and body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
             xmp = body.split(b"\0", 1)[1]
         elif marker == 0xE2 and body.startswith(b"ICC_PROFILE\0") and len(body) > 14:
             profile[body[12]] = body[13:]
+        elif marker == 0xED and body.startswith(b"Photoshop 3.0\0"):
+            iptc += body
         elif (
             marker < 0xE0  # tables
             or (marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14)
@@ -113,6 +124,8 @@ def _split_png(content: bytes) -> Parts:
             kept.append(chunk)
         elif kind == b"eXIf":
             found["exif"] = body
+        elif kind == b"tIME":
+            found["changed"] = body
         elif kind == b"iCCP":
             found["profile"] = _inflate(body.partition(b"\0")[2][1:])
         elif kind in (b"tEXt", b"zTXt", b"iTXt"):
@@ -129,6 +142,10 @@ _TEXTS = {
     b"Raw profile type APP1": "exif",
     b"Raw profile type xmp": "xmp",
     b"XML:com.adobe.xmp": "xmp",
+    b"Raw profile type iptc": "iptc",
+    b"Raw profile type 8bim": "iptc",
+    b"Creation Time": "created",
+    b"exif:DateTimeOriginal": "created",
 }
 
 
@@ -164,6 +181,8 @@ def _split_webp(content: bytes) -> Parts:
         if kind in _WEBP:
             found[_WEBP[kind]] = chunk[8 : 8 + length]
             continue
+        if kind not in _WEBP_PICTURE:  # nor is what follows the last chunk
+            continue
         if kind == b"VP8X" and len(chunk) > 8:
             chunk = chunk[:8] + bytes([chunk[8] & 0x12]) + chunk[9:]  # alpha and animation alone
         kept.append(chunk)
@@ -173,4 +192,5 @@ def _split_webp(content: bytes) -> Parts:
     return Parts(b"".join([b"RIFF", struct.pack("<I", size), b"WEBP", *kept]), **found)
 
 
+_WEBP_PICTURE = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF")
 _WEBP = {b"EXIF": "exif", b"XMP ": "xmp", b"ICCP": "profile"}

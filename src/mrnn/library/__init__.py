@@ -4,7 +4,7 @@ from mrnn.library.base import IndexReport, Library, UnknownPhoto, default_librar
 from mrnn.library.place import place_of
 from mrnn.library.searching import Filters, Found
 from mrnn.library.tables import LibraryGone
-from mrnn.library.walk import Walk, is_list
+from mrnn.library.walk import Walk, is_list, listed
 
 __all__ = [
     "Filters",
@@ -16,5 +16,6 @@ __all__ = [
     "Walk",
     "default_library",
     "is_list",
+    "listed",
     "place_of",
 ]

@@ -14,12 +14,12 @@ from mrnn.images import ImageError, ImageSource
 from mrnn.library import export, reading, searching
 from mrnn.library.place import place_of
 from mrnn.library.reading import Batch, Reader
-from mrnn.library.rows import file_row
+from mrnn.library.rows import date_row, file_row
 from mrnn.library.searching import SHORTLIST, Filters, Found
 from mrnn.library.tables import Tables, quote, tables_of
 from mrnn.library.walk import Listed, Walk, is_list, normal
 from mrnn.pipeline import Pipeline
-from mrnn.threads import cores
+from mrnn.threads import cores, each
 
 # What may heal while the file stays as it is: permissions, drives, and formats that an extra opens.
 _LASTING = ("is damaged", "is empty", "has no pixels", "has a name")
@@ -104,7 +104,7 @@ class Library:
         Files that are gone are taken out, unless fewer than half of the folder's are left: a drive may be away.
 
         Args:
-            folder: To walk; or a text file (.txt, .lst) that names photos, one a line.
+            folder: To walk; or a list (.txt, .lst) of photos and folders, one a line.
             progress: Called with the number of files that are done, and of all.
             threads: Reading and decoding threads; as many as there are cores if None.
             exclude: Patterns of names that are passed over.
@@ -295,6 +295,7 @@ class _Run:
 
         for batch in reader(new, self.contents, more):
             self._commit(batch)
+        self._date(here)
         self._take_out(here, photos)
         self._finish(bool(new))
         return self.report
@@ -365,6 +366,14 @@ class _Run:
             if hash and not self.holders[hash]:
                 self.orphans.add(hash)
         self.report.removed += len(paths)
+
+    def _date(self, here: set[str]) -> None:
+        """Find out when photos were taken that came into the library before it kept what says so."""
+        undated = self.tables.read("contents", ["hash"], "taken_from = ''")["hash"].to_pylist()
+        held = ((hash, next((path for path in self.places.get(hash, ()) if path in here), "")) for hash in undated)
+        held = [(hash, path, self.known[path]["time"]) for hash, path in held if path]
+        dates = each(held, lambda file: date_row(*file), cores())
+        self.tables.update("contents", [row for row in dates if row and row["taken_from"]], "hash")
 
     def _take_out(self, here: set[str], photos: Walk | Listed) -> None:
         # Photos of a folder that cannot be read now may be there all the same.

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mrnn.files import sha256
-from mrnn.images import BY_NAME, ImageError, date_of, open_photo
+from mrnn.images import RAW_SUFFIXES, ImageError, date_of, open_photo, said_date
 from mrnn.pipeline import Pipeline
 
 THUMBNAIL = 256
@@ -57,7 +57,7 @@ def read_file(pipeline: Pipeline, file: dict[str, Any], known: Container[str]) -
         if row["hash"] in known:
             return ReadFile(row, {})
         encoder = pipeline.encoder
-        source = path if Path(path).suffix.lower() in BY_NAME else content
+        source = path if Path(path).suffix.lower() in RAW_SUFFIXES else content
         least = max(THUMBNAIL, encoder.preprocessing.least_side)
         opened = open_photo(source, min_side=least, tolerant=encoder.tolerant)
         taken, taken_from = date_of(opened.taken, opened.taken_from, Path(path), row["time"] / 1e9)
@@ -78,6 +78,21 @@ def read_file(pipeline: Pipeline, file: dict[str, Any], known: Container[str]) -
         row["error"] = f"cannot be read ({error.strerror})"
     row["hash"] = ""
     return ReadFile(row, {})
+
+
+def date_row(hash: str, path: str, time: int) -> dict[str, Any] | None:
+    """When a photo was taken and what says so, as columns of its row; None if the photo cannot be read.
+
+    Args:
+        hash: Of its content.
+        path: A file that holds it.
+        time: Of the file, in nanoseconds.
+    """
+    try:
+        taken, taken_from = date_of(*said_date(path), Path(path), time / 1e9)
+    except ImageError:
+        return None
+    return {"hash": hash, "taken": taken, "taken_from": taken_from}
 
 
 def encode(pipeline: Pipeline, fresh: Sequence[ReadFile]) -> tuple[list[dict[str, Any]], int]:

@@ -60,8 +60,8 @@ class Found:
         guess: Whether the caption is no more than a guess.
         evidence: Bits that the photo adds to the sentence, log2 P(w | I) / P(w); None where that cannot be told.
         places: All files that hold it.
-        taken_from: What says when it was taken: `EXIF`, `XMP`, `GPS`, `name` (the file's), `Takeout` (the file that
-            Google's export lays beside it), `file` (the file's time); empty where that was not kept.
+        taken_from: What says when it was taken: `EXIF`, `XMP`, `IPTC`, `GPS`, `PNG`, `name` (the file's), `Takeout`
+            (the file that Google's export lays beside it), `file` (the file's time); empty where that was not kept.
         confidence: How far the caption can be trusted, 0 to 1; None where that is not known.
     """
 

@@ -25,7 +25,7 @@ from mrnn.images import SIDEWAYS
 from mrnn.library.place import Place
 from mrnn.pipeline import Pipeline
 
-FORMAT = 3
+FORMAT = 4
 INDEXED = 50_000
 _KEPT = timedelta(days=1)
 _OURS = ("lock", "writer.json", "contents.lance", "files.lance", "photos.lance")
@@ -85,6 +85,7 @@ class Tables:
                     ("captions", pa.list_(pa.string())),
                     ("likelihoods", pa.list_(pa.float32())),
                     ("taken_from", pa.string()),
+                    ("confidence", pa.float32()),
                 ]
             ),
             "files": pa.schema(
@@ -102,16 +103,16 @@ class Tables:
         there = place.names()
         if "library.json" not in there and any(name not in _OURS for name in there):
             raise ValueError(f"{place}: is not empty and no photo library; give another --library")
-        first, second = ({**self.identity, "format": number} for number in (1, 2))
-        former = "library.json" in there and (self._is(first) or self._is(second))
+        first, *later = ({**self.identity, "format": number} for number in range(1, FORMAT))
+        former = "library.json" in there and any(map(self._is, (first, *later)))
         if "library.json" not in there or (rebuild and not self._is(self.identity)) or former:
             with self.writing():
                 # Another process may have done it meanwhile.
                 known = place.has("library.json")
                 if known and self._is(first):
                     self._take_over()
-                elif known and self._is(second):
-                    self._add_sources()
+                elif known and any(map(self._is, later)):
+                    self._add_columns()
                 elif not known or not self._is(self.identity):
                     # The note first; then what is of another model, or what a full disk or a kill left half made.
                     for name in ("library.json", *_OURS[2:]):
@@ -262,6 +263,21 @@ class Tables:
             merge = self._owned(name).merge_insert(key)
             merge.when_matched_update_all().when_not_matched_insert_all().execute(self._arrow(name, rows))
 
+    def update(self, name: str, rows: Sequence[dict[str, Any]], key: str) -> None:
+        """Commit some columns of rows that are there.
+
+        Args:
+            name: Of the table.
+            rows: By column, all of the same columns.
+            key: One of these.
+        """
+        import pyarrow as pa
+
+        if rows:
+            schema = pa.schema([self.schemas[name].field(column) for column in rows[0]])
+            merge = self._owned(name).merge_insert(key)
+            merge.when_matched_update_all().execute(pa.Table.from_pylist(list(rows), schema=schema))
+
     def delete(self, name: str, column: str, values: Sequence[str]) -> None:
         """Take the rows out whose column has one of the values."""
         for some in parts(list(values)):
@@ -321,11 +337,13 @@ class Tables:
     def _large(self, name: str) -> bool:
         return self.latest(name).count_rows() >= INDEXED
 
-    def _add_sources(self) -> None:
-        """Make room in the second format for what says when a photo was taken, which is not known of its photos."""
+    def _add_columns(self) -> None:
+        """Make room for what former formats do not say of their photos: what a date is from, and the confidence."""
         table = self._dataset("contents")
-        if "taken_from" not in table.schema.names:  # a kill may have come before the note was signed
-            table.add_columns({"taken_from": "''"})
+        missing = {"taken_from": "''", "confidence": "CAST(NULL AS FLOAT)"}
+        missing = {name: value for name, value in missing.items() if name not in table.schema.names}
+        if missing:  # a kill may have come before the note was signed
+            table.add_columns(missing)
         self._sign()
 
     def _take_over(self) -> None:
@@ -346,7 +364,7 @@ class Tables:
                         seen.add(row["hash"])
                         if row.pop("orientation") in SIDEWAYS:
                             row["width"], row["height"] = row["height"], row["width"]
-                        rows.append({**row, "image": np.asarray(row["image"], np.float16), "taken_from": ""})
+                        rows.append({**row, "image": np.asarray(row["image"], np.float16), "taken_from": "", "confidence": None})
                 yield from pa.Table.from_pylist(rows, schema=self.schemas["contents"]).to_batches()
 
         def reader(name: str, batches: Iterator[Any]) -> Any:

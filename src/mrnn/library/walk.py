@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from mrnn.files import read_text
+from mrnn.files import unicode_encoding
 from mrnn.images import IMAGE_SUFFIXES, RAW_SUFFIXES, ImageError, readable_suffixes
 
 # Where systems, drives and other programs keep what is no photo of yours, beside all that begins with a dot.
@@ -41,7 +41,7 @@ class Walk:
     """
 
     def __init__(self, folder: Path, exclude: Sequence[str] = ()):
-        self.folder, self.exclude = folder, tuple(exclude)
+        self.folder, self.exclude = folder, (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self.unread: list[ImageError] = []
         self.passed: Counter[str] = Counter()
         self._readable = readable_suffixes()
@@ -103,46 +103,69 @@ class Walk:
 
 
 class Listed:
-    """The photos that a text file names, one a line; relative paths begin where we are.
+    """The photos that a list names, itself or by their folder; relative paths begin where we are.
 
-    Whatever it names is taken for a photo, once. What it does not name, or is gone, stays in the library.
+    Whatever file it names is taken for a photo, once. What it does not name, or is gone, stays in the library.
 
     Args:
-        file: Of paths.
+        file: As for `listed`.
         exclude: As for `Walk`; paths begin where we are.
 
     Attributes:
         unread: What cannot be found.
         passed: As for `Walk`.
-
-    Raises:
-        ValueError: The file is not UTF-8.
     """
 
     def __init__(self, file: Path, exclude: Sequence[str] = ()):
-        self.exclude = tuple(exclude)
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self.unread: list[ImageError] = []
         self.passed: Counter[str] = Counter()
-        lines = (line.strip() for line in read_text(file).splitlines())
-        self._paths = list(dict.fromkeys(os.fspath(normal(Path(line))) for line in lines if line))
+        self._paths = list(dict.fromkeys(os.fspath(normal(Path(name))) for name in listed(file.read_bytes())))
 
     def covers(self, path: str) -> bool:
         """As for `Walk`: a list takes nothing out."""
         return False
 
     def __iter__(self) -> Iterator[tuple[str, os.stat_result]]:
+        seen: set[str] = set()
+        for path, status in self._all():
+            if path not in seen:
+                seen.add(path)
+                yield path, status
+
+    def _all(self) -> Iterator[tuple[str, os.stat_result]]:
         for path in self._paths:
             try:
                 status = os.stat(path)  # noqa: PTH116
             except OSError as error:
                 self.unread.append(ImageError(path, f"cannot be read ({error.strerror})"))
                 continue
-            if not stat.S_ISREG(status.st_mode):
-                self.unread.append(ImageError(path, "is no file; a list names photos"))
+            if stat.S_ISDIR(status.st_mode):
+                walk = Walk(Path(path), self.exclude)
+                yield from walk
+                self.unread += walk.unread
+                self.passed += walk.passed
+            elif not stat.S_ISREG(status.st_mode):
+                self.unread.append(ImageError(path, "is neither a file nor a folder"))
             elif _matches(path, Path.cwd(), self.exclude):
                 self.passed["excluded files"] += 1
             else:
                 yield path, status
+
+
+def listed(content: bytes, null: bool = False) -> list[str]:
+    """The names in a list, one a line; blank lines are none.
+
+    Args:
+        content: In UTF-8 or UTF-16, or in whatever bytes the file system's names are.
+        null: Whether names end with a zero byte instead; they also do if there is one.
+    """
+    encoding = unicode_encoding(content)
+    if null or (encoding == "utf-8-sig" and b"\0" in content):
+        return [os.fsdecode(name) for name in content.split(b"\0") if name]
+    text = content.decode(encoding, "replace") if encoding != "utf-8-sig" else os.fsdecode(content)
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
+    return [os.path.expanduser(line) for line in lines if line.strip()]  # noqa: PTH111
 
 
 def is_list(path: Path) -> bool:

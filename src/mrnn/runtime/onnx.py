@@ -19,6 +19,13 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mp
 ENCODER = "encoder"
 
 
+def has_device(name: str) -> bool:
+    """Whether ONNX Runtime can compute on a device here."""
+    import onnxruntime
+
+    return name == "auto" or PROVIDERS.get(name) in onnxruntime.get_available_providers()
+
+
 class Graphs:
     """The graphs of a model's folder, each loaded when it is first run.
 

@@ -119,7 +119,7 @@ class FoundOut(BaseModel):
     score: float
     caption: str
     taken: str
-    taken_from: str = Field(description="what says so: EXIF, XMP, GPS, name, Takeout, file; empty if not known")
+    taken_from: str = Field(description="said by EXIF, XMP, IPTC, GPS, PNG, name, Takeout, file; empty if not known")
     familiar: bool
 
 
