@@ -22,7 +22,7 @@ from mrnn.images import open_image
 from mrnn.library import Library
 from mrnn.pipeline import load
 from mrnn.web import Limits, create_app
-from mrnn.web.app import Indexing
+from mrnn.web.indexing import Indexing
 from mrnn.web.worker import Busy, Worker
 
 
@@ -254,19 +254,17 @@ def test_photos_that_wait_are_taken_together(pipe, photos, monkeypatch):
     names = ["red", "blue", "green", "yellow"]
 
     async def ask():
-        held = asyncio.create_task(worker.call(gate.wait))
+        held = asyncio.create_task(worker.soon(lambda _: gate.wait()))
         await asyncio.sleep(0.1)  # the thread is held at the gate while the others queue up
         waiting = [asyncio.create_task(worker.caption((photos / f"{n}.jpg").read_bytes(), n=1)) for n in names]
         bad = asyncio.create_task(worker.caption(b"no photo", n=1))
         other = asyncio.create_task(worker.caption((photos / "red.jpg").read_bytes(), n=2))
+        more = [asyncio.create_task(worker.soon(lambda _: None)) for _ in range(2)]
         await asyncio.sleep(0)
-        while not worker._line.full():
-            asyncio.create_task(worker.call(lambda: None))  # noqa: RUF006
-            await asyncio.sleep(0)
         with pytest.raises(Busy):
-            await worker.call(lambda: None)
+            await worker.soon(lambda _: None)
         gate.set()
-        results = await asyncio.gather(held, *waiting, bad, other, return_exceptions=True)
+        results = await asyncio.gather(held, *waiting, bad, other, *more, return_exceptions=True)
         return results[1:5], results[5], results[6]
 
     found, bad, other = asyncio.run(ask())

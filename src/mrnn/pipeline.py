@@ -17,7 +17,7 @@ import numpy as np
 from mrnn.encoders import Encoder, pool_features
 from mrnn.encoders.regions import SideBySide
 from mrnn.files import first_line
-from mrnn.images import ImageError, ImageSource, open_image
+from mrnn.images import ImageError, ImageSource, PreparedPhoto, open_image
 from mrnn.runtime import Precision, Runtime
 from mrnn.runtime.encoder import encoder_inside
 from mrnn.runtime.ensemble import Ensemble
@@ -241,7 +241,7 @@ class Pipeline:
         """What each word of a caption rests on: see `mrnn.tasks.explanation`.
 
         Args:
-            image: A photo.
+            image: A photo; of one that was prepared the boxes are not looked for.
             sentence: The caption; the model's own if None.
             training: Features and captions of training photos, to show what was said of those most like this one.
 
@@ -267,7 +267,10 @@ class Pipeline:
         boxes = None
         if self.model.uses_regions:
             given = features.boxes
-            boxes = self.encoder.boxes(open_image(image, tolerant=self.encoder.tolerant)) if given is None else given[0]
+            looked_for = given is None and not isinstance(image, PreparedPhoto)
+            boxes = None if given is None else given[0]
+            if looked_for:
+                boxes = self.encoder.boxes(open_image(image, tolerant=self.encoder.tolerant))
             boxes = None if boxes is None else boxes[1:]  # attention is paid to regions; the whole is always seen
         return Explanation(sentence, words, float(self.familiarity.percentile(b[None])[0]), support, boxes)
 

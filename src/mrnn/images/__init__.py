@@ -8,6 +8,7 @@ from mrnn.images.kinds import (
     ImageError,
     ImageSource,
     PhotoFile,
+    PreparedPhoto,
     StoredPhoto,
     readable_suffixes,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "ImageSource",
     "OpenedPhoto",
     "PhotoFile",
+    "PreparedPhoto",
     "Preprocessing",
     "StoredPhoto",
     "date_of",
