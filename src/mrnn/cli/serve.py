@@ -56,12 +56,13 @@ def serve(
         raise ValueError("the web page needs an extra: pip install 'mrnn[web]'") from None
     from mrnn.library import Library, default_library, place_of
     from mrnn.web import create_app, is_loopback
-    from mrnn.web.server import Server
+    from mrnn.web.server import Server, give_memory_back
 
     if not is_loopback(host) and not token:
         raise Usage(f"{host} can be reached from elsewhere: give a token by --token-file, --token or in MRNN_TOKEN")
     if index is not None and not index.is_dir():
         raise ValueError(f"{index}: no such folder")
+    give_memory_back()
     pipeline = open_model(model, device)
     place = place_of(library or default_library())
     photos = None

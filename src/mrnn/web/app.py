@@ -76,7 +76,14 @@ def create_app(
         await task
         await asyncio.to_thread(worker.stop)
 
-    app = FastAPI(title="m-RNN", version=mrnn.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="m-RNN",
+        version=mrnn.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # no answer is made of what a Host header says
+    )
     app.state.guard = Guard(token, limits, answered)
     app.add_middleware(app.state.guard)
     # The guard looks at the token; that there is one is told to readers of the API here.
