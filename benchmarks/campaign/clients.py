@@ -26,7 +26,7 @@ from mrnn.demo import sample_photos
 
 SLOW = 10.0  # seconds for an answer
 MEMORY = 600  # MiB of the server
-THREADS = 4
+THREADS = 2
 CAPTIONERS, EXPLAINERS, RANKERS, IDLE = 32, 16, 16, 200
 PATHS = ("/", "/app.js", "/v1/health", "/v1/index", "/v1/search", "/v1/caption", "/v1/rank", "/v1/explain", "/metrics")
 POSTS = ("caption", "rank", "explain", "search")
@@ -162,7 +162,9 @@ class Served:
                 got += more
                 head, end, body = got.partition(b"\r\n\r\n")
                 length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
-                if end and length and len(body) >= int(length[1]):
+                n = 0 if request.startswith(b"HEAD") else int(length[1]) if length else len(got)
+                if end and len(body) >= n:
+                    got = head + end + body[:n]
                     break
         status = re.match(rb"HTTP/1\.1 (\d{3})", got)
         return int(status[1]) if status else 0, got.partition(b"\r\n\r\n")[2], time.perf_counter() - clock

@@ -9,11 +9,13 @@ import contextlib
 import io
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import date
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Query, Request, Response, UploadFile
 from fastapi.responses import FileResponse, JSONResponse
@@ -57,7 +59,8 @@ def create_app(
     limits = limits or Limits()
     worker = Worker(pipeline, limits.line)
     indexing = Indexing(library, index)
-    few, one = asyncio.Semaphore(cores()), asyncio.Lock()  # photos that are decoded at a time, and large ones
+    # Who decodes photos, and large ones. A client that hangs up does not free its thread for the next.
+    few, one = ThreadPoolExecutor(cores()), ThreadPoolExecutor(1)
     registry = CollectorRegistry()
     requests = Counter("mrnn_requests", "Requests answered", ["path", "status"], registry=registry)
     seconds = Histogram("mrnn_request_seconds", "Seconds a request took", ["path"], registry=registry)
@@ -74,6 +77,8 @@ def create_app(
         yield
         indexing.stop()
         await task
+        for threads in (few, one):
+            threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(worker.stop)
 
     app = FastAPI(
@@ -110,19 +115,13 @@ def create_app(
     async def busy(request: Request, error: Exception) -> Response:
         return JSONResponse({"detail": "too many requests wait; try again soon"}, 429, {"Retry-After": "1"})
 
-    async def decoded(pixels: int, work: Callable[[], Any]) -> Any:
-        async with contextlib.AsyncExitStack() as stack:
-            if pixels > LARGE:
-                await stack.enter_async_context(one)
-            await stack.enter_async_context(few)
-            return await asyncio.to_thread(work)
-
     async def photo_of(request: Request, image: UploadFile) -> PreparedPhoto:
         # Read when its turn has come, so that few whole files are in memory; the model's line holds a few pixels each.
-        async with few:
-            content = await image.read()
-            pixels = await asyncio.to_thread(_pixels, content, pipeline, limits.pixels)
-        photo = await decoded(pixels, lambda: PreparedPhoto(pipeline.encoder.pixels(content)))
+        loop = asyncio.get_running_loop()
+        photo = await loop.run_in_executor(few, _prepared, image.file, pipeline, limits.pixels, LARGE)
+        if photo is None:
+            photo = await loop.run_in_executor(one, _prepared, image.file, pipeline, limits.pixels, limits.pixels)
+            assert photo is not None
         await image.close()
         request.state.body.release()
         return photo
@@ -190,7 +189,8 @@ def create_app(
 
     async def prepared(shelf: Library, id: str) -> PreparedPhoto:
         path = await asyncio.to_thread(shelf.path_of, id)
-        return await decoded(LARGE + 1, lambda: PreparedPhoto(pipeline.encoder.pixels(path)))
+        work = partial(pipeline.encoder.pixels, path)
+        return PreparedPhoto(await asyncio.get_running_loop().run_in_executor(one, work))
 
     async def search(
         sentence: str | None, like: PreparedPhoto | str | None, top: int, filters: Filters, everything: bool
@@ -241,7 +241,7 @@ def create_app(
     async def photo(id: str) -> Response:
         """A photo of the library, as a JPEG of at most 1600 pixels a side, without its metadata."""
         shelf, id = library_or_404(), _checked(id)
-        content = await decoded(LARGE + 1, lambda: _shown(shelf, id))
+        content = await asyncio.get_running_loop().run_in_executor(one, _shown, shelf, id)
         return Response(content, media_type="image/jpeg")
 
     @api.get("/v1/index")
@@ -282,19 +282,19 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _pixels(photo: bytes, pipeline: Pipeline, most: int) -> int:
-    """The size that a photo would be decoded in; whether it can be is found out when it is.
+def _prepared(file: BinaryIO, pipeline: Pipeline, most: int, now: int) -> PreparedPhoto | None:
+    """A photo as the encoder takes it; None if it has more pixels to decode than may be now.
 
     Raises:
-        ImageError: It is more than `most`.
+        ImageError: It cannot be used, or has more pixels to decode than `most`.
     """
-    try:
-        n = pixels_to_decode(photo, pipeline.encoder.preprocessing.least_side)
-    except ImageError:  # the encoder says what is wrong with it
-        return 0
+    file.seek(0)
+    content, n = file.read(), 0
+    with contextlib.suppress(ImageError):  # the encoder says what is wrong with it
+        n = pixels_to_decode(content, pipeline.encoder.preprocessing.least_side)
     if n > most:
         raise ImageError("photo", f"has {n:,} pixels to decode, more than the limit of {most:,}")
-    return n
+    return None if n > now else PreparedPhoto(pipeline.encoder.pixels(content))
 
 
 def _static(path: Path) -> Callable[[], Awaitable[FileResponse]]:

@@ -24,6 +24,8 @@ DRAIN = 15.0  # after a stop, in which requests are still answered
 LAST = 5.0  # and then in which the others must take that they are not
 GRACE = 30  # after which nothing runs any more, whatever happens
 MOST = 512  # connections
+AT_ONCE = 32  # new ones that are taken before old ones give way
+QUEUE = 1024  # new ones that the system keeps meanwhile
 
 
 def most_connections() -> int:
@@ -33,7 +35,7 @@ def most_connections() -> int:
     except ImportError:  # Windows has no such limit
         return MOST
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST if files == resource.RLIM_INFINITY else max(8, min(MOST, (files - 128) // 2))
+    return MOST if files == resource.RLIM_INFINITY else max(8, min(MOST, (files - 64 - 2 * AT_ONCE) // 2))
 
 
 def give_memory_back() -> None:
@@ -177,10 +179,16 @@ class Server(uvicorn.Server):
             ws="none",
             log_level="error",
             server_header=False,
-            backlog=128,
+            backlog=AT_ONCE,
             timeout_graceful_shutdown=GRACE,
         )
         super().__init__(config)
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen."""
+        await super().startup(sockets)
+        for bound in sockets or ():
+            bound.listen(QUEUE)  # asyncio has one number for both
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop."""
