@@ -102,6 +102,8 @@ CHUNKED = b"5\r\nhello\r\n0\r\n\r\n"
         (["Content-Length: five"], b"hello", 400),
         (["Content-Length: 99999999999999999999999"], b"hello", 400),
         (["Content-Length: 300001"], b"", 413),
+        (["Content-Length: 5", "Content-Type: application/x-www-form-urlencoded"], b"&&&&&", 415),
+        (["Content-Length: 2", "Content-Type: application/json"], b"{}", 415),
         ([], b"", 411),
     ],
 )
@@ -183,6 +185,7 @@ async def through(guard, app, length, *messages) -> list[dict]:
         sent.append(message)
 
     headers = [(b"host", b"localhost"), (b"content-length", str(length).encode())]
+    headers.append((b"content-type", b"multipart/form-data; boundary=x"))
     scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
     await asyncio.wait_for(guard(app)(scope, receive, send), 10)
     return sent

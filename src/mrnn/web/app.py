@@ -275,6 +275,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"description": "No such photo, or no library"},
     411: {"description": "The request does not tell its length"},
     413: {"description": "The request is too large"},
+    415: {"description": "The body is no multipart/form-data"},
     421: {"description": "Asked by a name that is not this machine's, without a token"},
     422: {"description": "The photo or another value cannot be used"},
     429: {"description": "Too many requests wait"},

@@ -8,6 +8,7 @@
 | without the server's token | 401 |
 | that does not tell its length | 411 |
 | of more bytes than the limit, counted as they come | 413 |
+| whose body is no form that may hold a photo | 415 |
 | while too many bytes of others wait | 503 |
 """
 
@@ -56,7 +57,7 @@ class Limits:
     """
 
     upload: int = 25_000_000
-    held: int = 200_000_000
+    held: int = 300_000_000
     pixels: int = 60_000_000
     sentences: int = 1000
     characters: int = 500
@@ -128,9 +129,9 @@ class Body:
         self._guard.held += n
         limits = self._guard.limits
         if self._size > limits.upload:
-            raise too_large(limits)
+            raise _too_large(limits)
         if self._guard.held > limits.held:
-            raise HTTPException(503, "too many photos are being sent; try again soon", {"Retry-After": "1"})
+            raise _too_many()
         if not message.get("more_body"):
             self._read.set()
         return message
@@ -234,14 +235,15 @@ class Guard:
         if path not in OPEN:
             self._check_token(scope)
         if length > self.limits.upload:
-            raise too_large(self.limits)
+            raise _too_large(self.limits)
+        if scope["method"] == "POST" and length and not _is_form(scope):
+            raise HTTPException(415, "send the photo and what else there is as multipart/form-data")
         if length and self.held + length > self.limits.held:
-            raise HTTPException(503, "too many photos are being sent; try again soon", {"Retry-After": "1"})
+            raise _too_many()
 
     def _host(self, scope: Scope) -> tuple[str, int | None]:
-        given = _values(scope, b"host")
         try:
-            (text,) = given
+            (text,) = _values(scope, b"host")
             host = split_host(text)
         except ValueError:
             raise HTTPException(400, "the Host header is no name and port") from None
@@ -259,9 +261,12 @@ class Guard:
             raise HTTPException(401, "this server wants a token", {"WWW-Authenticate": "Bearer"})
 
 
-def too_large(limits: Limits) -> HTTPException:
-    """A request of more bytes than may be."""
+def _too_large(limits: Limits) -> HTTPException:
     return HTTPException(413, f"more than {limits.upload:,} bytes")
+
+
+def _too_many() -> HTTPException:
+    return HTTPException(503, "too many photos are being sent; try again soon", {"Retry-After": "1"})
 
 
 def _stopping() -> HTTPException:
@@ -288,6 +293,12 @@ def _length(scope: Scope) -> int:
     if codings or (not lengths and scope["method"] in ("POST", "PUT", "PATCH")):
         raise HTTPException(411, "a request must tell its length")
     return int(lengths[0]) if lengths else 0
+
+
+def _is_form(scope: Scope) -> bool:
+    """Whether a body is said to be a form that may hold a photo: of other kinds none is read."""
+    kinds = [kind.partition(";")[0].strip().lower() for kind in _values(scope, b"content-type")]
+    return kinds == ["multipart/form-data"]
 
 
 def _check_origin(scope: Scope, host: tuple[str, int | None]) -> None:
