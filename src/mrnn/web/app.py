@@ -89,7 +89,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # no answer is made of what a Host header says
     )
-    app.state.guard = Guard(token, limits, answered)
+    app.state.indexing, app.state.guard = indexing, Guard(token, limits, answered)
     app.add_middleware(app.state.guard)
     # The guard looks at the token; that there is one is told to readers of the API here.
     api = APIRouter(dependencies=[Depends(HTTPBearer(auto_error=False))], responses=_ERRORS)

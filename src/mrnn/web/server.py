@@ -169,7 +169,7 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, host: str, port: int, root_path: str = ""):
-        self.guard = app.state.guard
+        self.guard, self.indexing = app.state.guard, app.state.indexing
         config = uvicorn.Config(
             app,
             host,
@@ -192,6 +192,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Stop."""
+        self.indexing.stop()
         loop = asyncio.get_running_loop()
         timers = [loop.call_later(DRAIN, self.guard.end), loop.call_later(DRAIN + LAST, self._give_up)]
         await super().shutdown(sockets)
