@@ -1,5 +1,6 @@
 """Benchmarks are run by hand, and must run when they are."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,19 @@ def test_both_loops_of_the_training_benchmark_learn(epoch, monkeypatch):
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     getattr(training, epoch)(model.train(), optimizer, data)
     assert score() > before + 1
+
+
+def test_odd_clients_are_the_same_for_a_seed_and_their_answers_are_judged(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks.campaign.clients import odd, wrong
+
+    def some(seed):
+        chance = random.Random(seed)
+        return [odd(chance, 8000, b"a photo", ["0" * 64]) for _ in range(300)]
+
+    assert some("a") == some("a") != some("b")
+    assert {kind for kind, *_ in some("a")} >= {"framing", "host", "origin", "form", "json", "cut", "right"}
+    line = b'{"detail": "no"}'
+    assert not wrong(400, line, 0.1, {400}, True, False)
+    for status, body, took in ((500, line, 0.1), (400, b"no", 0.1), (400, line, 11), (0, b"", 0.1), (200, line, 0.1)):
+        assert wrong(status, body, took, {400}, True, False)

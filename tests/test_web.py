@@ -22,7 +22,7 @@ from mrnn.images import open_image
 from mrnn.library import Library
 from mrnn.pipeline import load
 from mrnn.web import Limits, create_app
-from mrnn.web.app import Indexing
+from mrnn.web.indexing import Indexing
 from mrnn.web.worker import Busy, Worker
 
 
@@ -71,7 +71,9 @@ def test_captions_are_the_command_lines(n, photos, capsys):
     assert len(answer["captions"]) == n
     assert [c["text"] for c in answer["captions"]] == [c["text"] for c in written["captions"]]
     assert [c["tokens"] for c in answer["captions"]] == [c["tokens"] for c in written["captions"]]
-    assert (answer["familiar"], answer["note"]) == (written["familiar"], written["note"])
+    assert [answer[key] for key in ("confidence", "guess", "note")] == [
+        written[key] for key in ("confidence", "guess", "note")
+    ]
 
 
 def test_asking_for_its_health_hashes_no_weights_again(monkeypatch):
@@ -88,8 +90,9 @@ def test_ranking_and_explaining(client, pipe, photos):
     answer = client.post("/v1/rank", files=image(photos), data={"sentences": "\n".join(lines)}).json()
     expected = pipe.rank([photos / "red.jpg"], lines)[0]
     assert [a["sentence"] for a in answer] == [lines[m.index] for m in expected]
-    guess = pipe.unfamiliar(pipe.features([photos / "red.jpg"]))[0]
-    assert {a["familiar"] for a in answer} == {not guess}
+    raw = client.post("/v1/rank", files=image(photos), data={"sentences": "\n".join(lines), "prior_weight": 0}).json()
+    likely = pipe.log_likelihood([photos / "red.jpg"], lines)[0]
+    assert {a["sentence"]: a["score"] for a in raw} == pytest.approx(dict(zip(lines, likely.tolist(), strict=True)))
     answer = client.post("/v1/explain", files=image(photos), data={"sentence": "a red square"}).json()
     assert [w["token"] for w in answer["words"]] == ["a", "red", "square", "<end>"]
     assert len(answer["words"][0]["heat"]) == 9
@@ -254,19 +257,17 @@ def test_photos_that_wait_are_taken_together(pipe, photos, monkeypatch):
     names = ["red", "blue", "green", "yellow"]
 
     async def ask():
-        held = asyncio.create_task(worker.call(gate.wait))
+        held = asyncio.create_task(worker.soon(lambda _: gate.wait()))
         await asyncio.sleep(0.1)  # the thread is held at the gate while the others queue up
         waiting = [asyncio.create_task(worker.caption((photos / f"{n}.jpg").read_bytes(), n=1)) for n in names]
         bad = asyncio.create_task(worker.caption(b"no photo", n=1))
         other = asyncio.create_task(worker.caption((photos / "red.jpg").read_bytes(), n=2))
+        more = [asyncio.create_task(worker.soon(lambda _: None)) for _ in range(2)]
         await asyncio.sleep(0)
-        while not worker._line.full():
-            asyncio.create_task(worker.call(lambda: None))  # noqa: RUF006
-            await asyncio.sleep(0)
         with pytest.raises(Busy):
-            await worker.call(lambda: None)
+            await worker.soon(lambda _: None)
         gate.set()
-        results = await asyncio.gather(held, *waiting, bad, other, return_exceptions=True)
+        results = await asyncio.gather(held, *waiting, bad, other, *more, return_exceptions=True)
         return results[1:5], results[5], results[6]
 
     found, bad, other = asyncio.run(ask())

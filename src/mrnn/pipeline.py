@@ -17,7 +17,7 @@ import numpy as np
 from mrnn.encoders import Encoder, pool_features
 from mrnn.encoders.regions import SideBySide
 from mrnn.files import first_line
-from mrnn.images import ImageError, ImageSource, open_image
+from mrnn.images import ImageError, ImageSource, PreparedPhoto, open_image
 from mrnn.runtime import Precision, Runtime
 from mrnn.runtime.encoder import encoder_inside
 from mrnn.runtime.ensemble import Ensemble
@@ -215,6 +215,7 @@ class Pipeline:
         image: Float[np.ndarray, "S F"],
         ids: Sequence[Sequence[int]],
         log_likelihood: Float[np.ndarray, " S"] | None = None,
+        prior: Float[np.ndarray, " S"] | None = None,
     ) -> list[float] | list[None]:
         """How far sentences can be trusted, each of its photo.
 
@@ -222,18 +223,20 @@ class Pipeline:
             image: For each sentence what `model.encode_image` gave of its photo.
             ids: S sentences of ids without signs.
             log_likelihood: log P(w | I), if it is known.
+            prior: log P(w), if it is known.
 
         Returns:
             Between 0 and 1; None if the model has no confidence, or no reference images.
         """
         if self.confidence is None or self.references is None or not len(ids):
             return [None] * len(ids)
-        encoded = encode_sentences(self.model, self.vocabulary, ids)
         if log_likelihood is None:
             pairs = np.arange(len(ids))[:, None].repeat(2, 1)
-            log_likelihood = pair_log_likelihood(self.model, encoded, image, pairs)
-        prior = usual_prior(self.model, self.vocabulary, ids, self.references, encoded)
-        return self.confidence(log_likelihood, prior, encoded.tokens).tolist()
+            sentences = encode_sentences(self.model, self.vocabulary, ids)
+            log_likelihood = pair_log_likelihood(self.model, sentences, image, pairs)
+        if prior is None:
+            prior = usual_prior(self.model, self.vocabulary, ids, self.references)
+        return self.confidence(log_likelihood, prior, np.array([len(one) + 1 for one in ids])).tolist()
 
     def calibrate(self, features: Float[np.ndarray, "N ..."], captions: Sequence[Sequence[str]]) -> None:
         """Fit the confidence on photos that people have described, and that the model was not trained on.
@@ -339,7 +342,7 @@ class Pipeline:
         """What each word of a caption rests on: see `mrnn.tasks.explanation`.
 
         Args:
-            image: A photo.
+            image: A photo; of one that was prepared the boxes are not looked for.
             sentence: The caption; the model's own if None.
             training: Features and captions of training photos, to show what was said of those most like this one.
 
@@ -365,7 +368,10 @@ class Pipeline:
         boxes = None
         if self.model.uses_regions:
             given = features.boxes
-            boxes = self.encoder.boxes(open_image(image, tolerant=self.encoder.tolerant)) if given is None else given[0]
+            looked_for = given is None and not isinstance(image, PreparedPhoto)
+            boxes = None if given is None else given[0]
+            if looked_for:
+                boxes = self.encoder.boxes(open_image(image, tolerant=self.encoder.tolerant))
             boxes = None if boxes is None else boxes[1:]  # attention is paid to regions; the whole is always seen
         said = np.array([sum(word.log_probability for word in words)])
         (sure,) = self.confidences(b[None], [ids], said)

@@ -53,16 +53,18 @@ def serve(
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError:
         raise ValueError("the web page needs an extra: pip install 'mrnn[web]'") from None
     from mrnn.library import Library, default_library, place_of
     from mrnn.web import create_app, is_loopback
+    from mrnn.web.server import Server, give_memory_back
 
     if not is_loopback(host) and not token:
         raise Usage(f"{host} can be reached from elsewhere: give a token by --token-file, --token or in MRNN_TOKEN")
     if index is not None and not index.is_dir():
         raise ValueError(f"{index}: no such folder")
+    give_memory_back()
     pipeline = open_model(model, device)
     place = place_of(library or default_library())
     photos = None
@@ -73,27 +75,17 @@ def serve(
             photos = Library(str(place), pipeline)
         except ValueError as error:  # nobody asked for it: the rest can be served
             warn(f"no search: {error}")
-    app = create_app(pipeline, photos, index, token or None)
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        root_path=root_path.rstrip("/"),
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=30,
-    )
-    server = uvicorn.Server(config)
+    server = Server(create_app(pipeline, photos, index, token or None), host, port, root_path.rstrip("/"))
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((host, port))
-            bound.listen(config.backlog)
+            bound.listen(server.config.backlog)
         except OSError as error:
             raise ValueError(f"cannot listen on {host}, port {port} ({error.strerror})") from None
         name = f"[{host}]" if ":" in host else host
         say(
-            f"http://{name}:{bound.getsockname()[1]}{config.root_path}"
+            f"http://{name}:{bound.getsockname()[1]}{server.config.root_path}"
             + ("" if photos is None else f"  {len(photos):,} photos in {place}")
         )
         server.run([bound])

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from PIL import Image
 
-from mrnn.images import ImageError, ImageSource, Preprocessing
+from mrnn.images import ImageError, ImageSource, PreparedPhoto, Preprocessing
 from mrnn.shapes import Float, UInt8
 from mrnn.threads import cores, each
 
@@ -109,6 +109,8 @@ class Encoder:
         return self.preprocessing(source, self.tolerant)
 
     def _decode(self, source: ImageSource) -> np.ndarray | ImageError:
+        if isinstance(source, PreparedPhoto):
+            return source.pixels
         try:
             return self.pixels(source)
         except ImageError as error:

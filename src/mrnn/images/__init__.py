@@ -7,6 +7,7 @@ from mrnn.images.kinds import (
     ImageError,
     ImageSource,
     PhotoFile,
+    PreparedPhoto,
     StoredPhoto,
     readable_suffixes,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "ImageSource",
     "OpenedPhoto",
     "PhotoFile",
+    "PreparedPhoto",
     "Preprocessing",
     "StoredPhoto",
     "date_of",

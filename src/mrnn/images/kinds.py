@@ -58,8 +58,30 @@ class StoredPhoto:
         return f"{self.file}/{self.member}"
 
 
+@dataclass(frozen=True)
+class PreparedPhoto:
+    """What an encoder takes of a photo, read before: it may stand for the photo wherever that encoder is asked.
+
+    Args:
+        pixels: What `Encoder.pixels` gave.
+    """
+
+    pixels: np.ndarray
+
+
 PhotoFile = Path | StoredPhoto
-ImageSource = str | os.PathLike | StoredPhoto | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray
+ImageSource = (
+    str
+    | os.PathLike
+    | StoredPhoto
+    | bytes
+    | bytearray
+    | memoryview
+    | IO[bytes]
+    | Image.Image
+    | np.ndarray
+    | PreparedPhoto
+)
 
 
 class ImageError(ValueError):

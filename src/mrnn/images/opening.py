@@ -17,7 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mrnn.images.colours import adobe_rgb, to_srgb
-from mrnn.images.kinds import FORMATS, RAW_SUFFIXES, ImageError, ImageSource, StoredPhoto
+from mrnn.images.kinds import FORMATS, RAW_SUFFIXES, ImageError, ImageSource, PreparedPhoto, StoredPhoto
 from mrnn.images.metadata import SIDEWAYS, Metadata, read_metadata
 from mrnn.images.parts import Parts, split, without_tags
 
@@ -174,7 +174,7 @@ def _name(source: ImageSource) -> str:
         return f"<{len(source)} bytes>"
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or "<image>")
-    if isinstance(source, np.ndarray):
+    if isinstance(source, np.ndarray | PreparedPhoto):
         return "<array>"
     if hasattr(source, "read"):
         return str(getattr(source, "name", "<file>"))
@@ -197,6 +197,8 @@ def _at_hand(name: str, source: ImageSource) -> str | os.PathLike | StoredPhoto 
         ):
             raise ImageError(name, f"is no array of bytes (H, W, 3) but {source.dtype} of shape {source.shape}")
         return Image.fromarray(source)
+    if isinstance(source, PreparedPhoto):
+        raise ImageError(name, "was prepared for an encoder, and is no photo any more")
     if not isinstance(source, (str, os.PathLike, StoredPhoto, bytes, Image.Image)):
         content = source.read()
         if not isinstance(content, bytes):

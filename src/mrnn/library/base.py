@@ -86,7 +86,7 @@ class Library:
         self.tables = tables_of(pipeline, self.place, rebuild)
 
     def __len__(self) -> int:
-        return self.tables.latest("contents").count_rows()
+        return self.tables.count("contents")
 
     def index(
         self,

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from mrnn.files import first_line
 from mrnn.images import SIDEWAYS
 from mrnn.library.place import Place
 from mrnn.pipeline import Pipeline
@@ -164,7 +165,7 @@ class Tables:
             return table
         except LibraryGone:
             raise
-        except (OSError, ValueError):
+        except (OSError, ValueError, RuntimeError):
             self._open.pop(name, None)
             raise LibraryGone(f"{self.place}: the library is gone, or is just being made") from None
 
@@ -176,25 +177,30 @@ class Tables:
             columns: Which.
             where: Condition of SQL; all rows if empty.
             options: Lance's, such as `nearest`, `limit`, `order_by`.
+
+        Raises:
+            LibraryGone: It was deleted, or is another model's now.
         """
-        scanner = self._scanner(name, columns, where, options)
-        try:
-            return scanner.to_table()
-        except (OSError, ValueError) as error:
-            raise LibraryGone(f"{self.place}: cannot be read ({type(error).__name__})") from None
+        return self._ask(name, lambda table: _scanner(table, columns, where, options).to_table())
+
+    def count(self, name: str) -> int:
+        """How many rows a table has; errors are those of `read`."""
+        return self._ask(name, lambda table: table.count_rows())
+
+    def _ask(self, name: str, question: Callable[[Any], Any]) -> Any:
+        """Ask a table as it is now; once more if what it is made of went away meanwhile, as when others tidy it."""
+        for _ in range(2):
+            table = self.latest(name)
+            try:
+                return question(table)
+            except (OSError, ValueError, RuntimeError) as error:
+                self._open.pop(name, None)
+                problem = first_line(error)
+        raise LibraryGone(f"{self.place}: cannot be read ({problem})")
 
     def batches(self, name: str, columns: Sequence[str], where: str = "", size: int = 1024) -> Iterator[Any]:
         """`read`, some rows at a time."""
-        return iter(self._scanner(name, columns, where, {"batch_size": size}).to_batches())
-
-    def _scanner(self, name: str, columns: Sequence[str], where: str, options: dict[str, Any]) -> Any:
-        return self.latest(name).scanner(
-            columns=list(columns),
-            filter=where or None,
-            prefilter=bool(where),
-            disable_scoring_autoprojection=True,
-            **options,
-        )
+        return iter(_scanner(self.latest(name), columns, where, {"batch_size": size}).to_batches())
 
     def nearest(self, vector: np.ndarray, k: int, where: str, columns: Sequence[str]) -> tuple[Any, np.ndarray]:
         """The k photos whose image vectors have the largest products with a vector.
@@ -209,18 +215,21 @@ class Tables:
             Their columns, and their image vectors (K, M) in float32.
         """
         asked = {"column": "image", "q": vector.astype(np.float32), "k": k, "metric": "dot", "nprobes": 20}
-        table = self.latest("contents")
-        if "image_idx" in _indices(table):
+
+        def search(table: Any) -> Any:
             # The index rounds: of more photos, more lie within what it rounds by, and are read again.
-            again = 1.5 * table.count_rows() ** 0.5
-            asked["refine_factor"] = max(4, math.ceil(again / k))
-        found = self.read("contents", [*columns, "image"], where, nearest=asked)
+            more = {}
+            if "image_idx" in _indices(table):
+                more["refine_factor"] = max(4, math.ceil(1.5 * table.count_rows() ** 0.5 / k))
+            return _scanner(table, [*columns, "image"], where, {"nearest": {**asked, **more}}).to_table()
+
+        found = self._ask("contents", search)
         return found, vectors(found)
 
     @property
     def indexed(self) -> bool:
         """Whether searches go through an index of vectors."""
-        return "image_idx" in _indices(self.latest("contents"))
+        return self._ask("contents", lambda table: "image_idx" in _indices(table))
 
     def places(self, hashes: Sequence[str] | None = None) -> dict[str, list[str]]:
         """Paths of the files that hold photos; of all photos if None."""
@@ -364,7 +373,9 @@ class Tables:
                         seen.add(row["hash"])
                         if row.pop("orientation") in SIDEWAYS:
                             row["width"], row["height"] = row["height"], row["width"]
-                        rows.append({**row, "image": np.asarray(row["image"], np.float16), "taken_from": "", "confidence": None})
+                        rows.append(
+                            {**row, "image": np.asarray(row["image"], np.float16), "taken_from": "", "confidence": None}
+                        )
                 yield from pa.Table.from_pylist(rows, schema=self.schemas["contents"]).to_batches()
 
         def reader(name: str, batches: Iterator[Any]) -> Any:
@@ -381,6 +392,16 @@ def tables_of(pipeline: Pipeline, place: Place, rebuild: bool = False) -> Tables
     """The tables whose rows a pipeline makes; arguments and errors are those of `Tables`."""
     identity = {"model": pipeline.fingerprint, "encoder": pipeline.encoder_description["fingerprint"]}
     return Tables(place, identity, pipeline.model.image_width, rebuild)
+
+
+def _scanner(table: Any, columns: Sequence[str], where: str, options: dict[str, Any]) -> Any:
+    return table.scanner(
+        columns=list(columns),
+        filter=where or None,
+        prefilter=bool(where),
+        disable_scoring_autoprojection=True,
+        **options,
+    )
 
 
 def _indices(table: Any) -> set[str]:

@@ -19,7 +19,7 @@ import numpy as np
 from mrnn.cider import CIDEr
 from mrnn.runtime import Runtime
 from mrnn.shapes import Float, Int
-from mrnn.tasks.retrieval import EncodedSentences, encode_sentences, fast_sentence_prior, first_order
+from mrnn.tasks.retrieval import encode_sentences, fast_sentence_prior, first_order
 from mrnn.text import Vocabulary
 
 GUESS = "a guess"
@@ -117,7 +117,6 @@ def usual_prior(
     vocabulary: Vocabulary,
     sentences: Sequence[Sequence[int]],
     references: Float[np.ndarray, "R F"],
-    encoded: EncodedSentences | None = None,
 ) -> Float[np.ndarray, " S"]:
     """log P(w) of sentences, as exactly as a confidence needs it.
 
@@ -126,11 +125,10 @@ def usual_prior(
         vocabulary: Its words.
         sentences: Ids without signs.
         references: Image vectors of training photos.
-        encoded: What `encode_sentences` gave of them, if it is known.
     """
     if not len(sentences):
         return np.empty(0, np.float32)
-    encoded = encoded or encode_sentences(model, vocabulary, sentences)
+    encoded = encode_sentences(model, vocabulary, sentences)
     first = first_order(model, vocabulary, sentences, references.mean(0), encoded=encoded)
     return fast_sentence_prior(model, encoded, references, first, _REFERENCES, "auto")
 

@@ -6,185 +6,39 @@ holds besides the picture (where it was taken, say) stays where it is.
 
 import asyncio
 import contextlib
-import hmac
 import io
-import ipaddress
-import logging
 import re
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import date
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Query, Request, Response, UploadFile
 from fastapi.responses import FileResponse, JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, Field
+from starlette.types import Scope
 
 import mrnn
-from mrnn.images import ImageError, open_image, pixels_to_decode
+from mrnn.images import ImageError, PreparedPhoto, open_image, pixels_to_decode
 from mrnn.library import Filters, Found, Library, LibraryGone, UnknownPhoto
 from mrnn.pipeline import Described, Pipeline
 from mrnn.tasks.retrieval import PRIOR_WEIGHT, Match
+from mrnn.text import tokenise
+from mrnn.threads import cores
+from mrnn.web.guard import Guard, Limits
+from mrnn.web.indexing import Indexing
+from mrnn.web.schemas import CaptionsOut, ExplanationOut, FoundOut, IndexOut, RankedOut, SearchOut
 from mrnn.web.worker import Busy, Worker
 
-_log = logging.getLogger("mrnn.web")
 STATIC = Path(__file__).parent / "static"
 SHOWN_SIDE = 1600
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may ask for.
-
-    Args:
-        upload: Bytes of a request.
-        pixels: Of a photo, as it is decoded: a JPEG may be reduced meanwhile.
-        sentences: To rank for a photo.
-        characters: Of a sentence.
-        line: Requests that may wait for the model.
-    """
-
-    upload: int = 25_000_000
-    pixels: int = 60_000_000
-    sentences: int = 1000
-    characters: int = 500
-    line: int = 256
-
-
-class Token(BaseModel):
-    """A word of a caption."""
-
-    token: str
-    log_probability: float
-
-
-class CaptionOut(BaseModel):
-    """A caption of a photo."""
-
-    text: str
-    log_likelihood: float = Field(description="log P(sentence | photo), natural logarithm, end sign included")
-    tokens: list[Token]
-
-
-class CaptionsOut(BaseModel):
-    """The captions of a photo, best first."""
-
-    captions: list[CaptionOut]
-    familiar: bool = Field(description="whether the photo is like those the model was trained on")
-    note: str
-
-
-class RankedOut(BaseModel):
-    """A sentence and how well it fits."""
-
-    sentence: str
-    score: float = Field(description="log P(sentence | photo) - prior_weight log P(sentence), the latter estimated")
-    familiar: bool
-
-
-class WordOut(BaseModel):
-    """What a word rests on."""
-
-    token: str
-    log_probability: float
-    evidence: float = Field(description="bits that the photo adds")
-    branches: dict[str, float]
-    heat: list[list[float]] | None
-    attention: list[float] | None
-
-
-class ExplanationOut(BaseModel):
-    """What a caption rests on."""
-
-    text: str
-    percentile: float
-    familiar: bool
-    note: str
-    words: list[WordOut]
-
-
-class FoundOut(BaseModel):
-    """A photo that a search found."""
-
-    id: str
-    name: str
-    score: float
-    caption: str
-    taken: str
-    taken_from: str = Field(description="said by EXIF, XMP, IPTC, GPS, PNG, name, Takeout, file; empty if not known")
-    familiar: bool
-
-
-class SearchOut(BaseModel):
-    """What a search found, best first."""
-
-    photos: list[FoundOut]
-    left_out: int = Field(0, description="photos ranked that speak against the sentence; `all` gives them too")
-    unknown: list[str] = Field([], description="words of the sentence that the model does not know")
-
-
-class IndexOut(BaseModel):
-    """Where indexing stands."""
-
-    photos: int
-    running: bool
-    done: int
-    total: int
-    errors: int
-
-
-class _Stopped(Exception):
-    """The server ends, and indexing with it."""
-
-
-class Indexing:
-    """Keeps the library up to date with a folder, in a thread of its own, while the server runs.
-
-    Args:
-        library: The library.
-        folder: To index; None for none.
-        interval: Seconds between two looks at it.
-    """
-
-    def __init__(self, library: Library | None, folder: Path | None, interval: float = 60):
-        self.library, self.folder, self.interval = library, folder, interval
-        self.running, self.done, self.total, self.errors = False, 0, 0, 0
-        self._stopping, self._problem = asyncio.Event(), ""
-
-    async def run(self) -> None:
-        """Index the folder again and again until `stop`."""
-        while self.library is not None and self.folder is not None and not self._stopping.is_set():
-            self.running = True
-            try:
-                report = await asyncio.to_thread(self.library.index, self.folder, self._progress)
-                self.errors, self._problem = len(report.errors), ""
-            except _Stopped:
-                return
-            except Exception as error:  # a disk that is away for now, say: the server goes on
-                if str(error) != self._problem:  # said once, not every interval
-                    _log.error("indexing %s: %s", self.folder, error)
-                self._problem = str(error)
-            finally:
-                self.running = False
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), self.interval)
-
-    def stop(self) -> None:
-        """End `run` after the photo in hand; batches that were committed stay."""
-        self._stopping.set()
-
-    def _progress(self, done: int, total: int) -> None:
-        if self._stopping.is_set():
-            raise _Stopped
-        self.done, self.total = done, total
+SHOWN = ("id", "score", "caption", "taken", "taken_from", "confidence", "guess")
+LARGE = 16_000_000  # pixels; of photos with more, one is decoded at a time
 
 
 def create_app(
@@ -200,17 +54,23 @@ def create_app(
         pipeline: The model.
         library: Photos that can be searched; None for none.
         index: Folder that the library is kept up to date with while the server runs.
-        token: That every request must bear; None for none, and then only requests to this machine by a name of its
-            own are answered, so that no page elsewhere can make a browser ask in its name (DNS rebinding).
+        token: As for `Guard`.
         limits: What a request may ask for.
     """
     limits = limits or Limits()
     worker = Worker(pipeline, limits.line)
     indexing = Indexing(library, index)
+    # Who decodes photos, and large ones. A client that hangs up does not free its thread for the next.
+    few, one = ThreadPoolExecutor(cores()), ThreadPoolExecutor(1)
     registry = CollectorRegistry()
     requests = Counter("mrnn_requests", "Requests answered", ["path", "status"], registry=registry)
     seconds = Histogram("mrnn_request_seconds", "Seconds a request took", ["path"], registry=registry)
     Gauge("mrnn_waiting", "Requests that wait for the model", registry=registry).set_function(lambda: worker.waiting)
+
+    def answered(scope: Scope, status: int, took: float) -> None:
+        path = getattr(scope.get("route"), "path", "other")
+        requests.labels(path, str(status)).inc()
+        seconds.labels(path).observe(took)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
@@ -218,37 +78,22 @@ def create_app(
         yield
         indexing.stop()
         await task
+        for threads in (few, one):
+            threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(worker.stop)
 
-    bearer = HTTPBearer(auto_error=False)
-
-    def authorised(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if token is not None and not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
-            raise HTTPException(401, "this server wants a token", {"WWW-Authenticate": "Bearer"})
-
-    app = FastAPI(title="m-RNN", version=mrnn.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    api = APIRouter(dependencies=[Depends(authorised)], responses=_ERRORS)
-
-    @app.middleware("http")
-    async def around(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        clock = time.perf_counter()
-        length = request.headers.get("content-length", "")
-        if request.method == "POST" and not length.isdecimal():
-            response: Response = JSONResponse({"detail": "a request must tell its length"}, 411)
-        elif length.isdecimal() and int(length) > limits.upload:
-            response = JSONResponse({"detail": f"more than {limits.upload:,} bytes"}, 413)
-        elif token is None and not is_loopback(request.url.hostname or ""):
-            response = JSONResponse({"detail": "without a token only this machine's own names are answered"}, 421)
-        else:
-            response = await call_next(request)
-        route = request.scope.get("route")
-        path = getattr(route, "path", "other")
-        requests.labels(path, str(response.status_code)).inc()
-        seconds.labels(path).observe(time.perf_counter() - clock)
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
+    app = FastAPI(
+        title="m-RNN",
+        version=mrnn.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # no answer is made of what a Host header says
+    )
+    app.state.indexing, app.state.guard = indexing, Guard(token, limits, answered)
+    app.add_middleware(app.state.guard)
+    # The guard looks at the token; that there is one is told to readers of the API here.
+    api = APIRouter(dependencies=[Depends(HTTPBearer(auto_error=False))], responses=_ERRORS)
 
     @app.exception_handler(ImageError)
     async def bad_photo(request: Request, error: Exception) -> Response:
@@ -271,14 +116,22 @@ def create_app(
     async def busy(request: Request, error: Exception) -> Response:
         return JSONResponse({"detail": "too many requests wait; try again soon"}, 429, {"Retry-After": "1"})
 
-    async def photo_of(image: UploadFile) -> bytes:
-        content = await image.read()
-        await asyncio.to_thread(_check_size, content, pipeline, limits.pixels)
-        return content
+    async def photo_of(request: Request, image: UploadFile) -> PreparedPhoto:
+        # Read when its turn has come, so that few whole files are in memory; the model's line holds a few pixels each.
+        loop = asyncio.get_running_loop()
+        photo = await loop.run_in_executor(few, _prepared, image.file, pipeline, limits.pixels, LARGE)
+        if photo is None:
+            photo = await loop.run_in_executor(one, _prepared, image.file, pipeline, limits.pixels, limits.pixels)
+            assert photo is not None
+        await image.close()
+        request.state.body.release()
+        return photo
 
     def sentence_of(text: str) -> str:
         if len(text) > limits.characters:
             raise ValueError(f"a sentence of more than {limits.characters} characters")
+        if len(tokenise(text)) >= limits.tokens:
+            raise ValueError(f"a sentence of more than {limits.tokens - 1} words and signs")
         return text
 
     def library_or_404() -> Library:
@@ -288,6 +141,7 @@ def create_app(
 
     @api.post("/v1/caption")
     async def caption(
+        request: Request,
         image: Annotated[UploadFile, File()],
         n: Annotated[int, Form(ge=1, le=10)] = 3,
         sample: Annotated[bool, Form()] = False,
@@ -298,46 +152,59 @@ def create_app(
         options: dict[str, Any] = {"n": n}
         if sample:
             options = {"method": "sample", "n": n, "temperature": temperature, "seed": seed}
-        found: Described = await worker.caption(await photo_of(image), **options)
+        found: Described = await worker.caption(await photo_of(request, image), **options)
         return CaptionsOut.model_validate(found.as_dict())
 
     @api.post("/v1/rank")
     async def rank(
+        request: Request,
         image: Annotated[UploadFile, File()],
         sentences: Annotated[list[str], Form()],
         prior_weight: Annotated[float, Form(ge=0, le=2)] = PRIOR_WEIGHT,
     ) -> list[RankedOut]:
         """Rank sentences for a photo."""
-        lines = [sentence_of(line) for text in sentences for line in text.splitlines() if line.strip()]
+        if sum(map(len, sentences)) > limits.sentences * (limits.characters + 2):
+            raise ValueError(f"more than {limits.sentences:,} sentences of {limits.characters} characters")
+        given = (line for text in sentences for line in text.splitlines() if line.strip())
+        lines = [sentence_of(line) for line in islice(given, limits.sentences + 1)]
         if not 1 <= len(lines) <= limits.sentences:
             raise ValueError(f"give between 1 and {limits.sentences:,} sentences")
-        photo = await photo_of(image)
+        work = sum(len(tokenise(line)) + 1 for line in lines)
+        if work > limits.work:
+            raise ValueError(f"{work:,} words, signs and ends of sentences, more than the limit of {limits.work:,}")
+        photo = await photo_of(request, image)
 
-        def run() -> tuple[list[Match], bool]:
-            features = pipeline.features([photo])
-            retriever = pipeline.retriever(features, lines, prior_weight=prior_weight)
-            return retriever.matches("image", len(lines))[0], pipeline.unfamiliar(features)[0]
+        def run(model: Pipeline) -> tuple[list[Match], Sequence[float | None]]:
+            found = model.retriever(model.features(photo), lines, prior_weight=prior_weight)
+            matches, own = found.matches("image", len(lines))[0], found.image.repeat(len(lines), 0)
+            return matches, model.confidences(own, found.ids, found.exact("raw")[0], found.prior)
 
-        matches, guess = await worker.call(run)
-        return [RankedOut(sentence=lines[m.index], score=m.score, familiar=not guess) for m in matches]
+        matches, sure = await worker.slowly(run)
+        return [RankedOut(sentence=lines[m.index], score=m.score, confidence=sure[m.index]) for m in matches]
 
     @api.post("/v1/explain")
-    async def explain(image: Annotated[UploadFile, File()], sentence: Annotated[str, Form()] = "") -> ExplanationOut:
+    async def explain(
+        request: Request, image: Annotated[UploadFile, File()], sentence: Annotated[str, Form()] = ""
+    ) -> ExplanationOut:
         """Say what each word of a caption rests on: the given one, or the model's own."""
-        photo, given = await photo_of(image), sentence_of(sentence) or None
-        found = await worker.call(lambda: pipeline.explain(photo, given))
+        given = sentence_of(sentence) or None
+        photo = await photo_of(request, image)
+        found = await worker.slowly(lambda model: model.explain(photo, given))
         return ExplanationOut.model_validate(found.as_dict())
 
+    async def prepared(shelf: Library, id: str) -> PreparedPhoto:
+        path = await asyncio.to_thread(shelf.path_of, id)
+        work = partial(pipeline.encoder.pixels, path)
+        return PreparedPhoto(await asyncio.get_running_loop().run_in_executor(one, work))
+
     async def search(
-        sentence: str | None, like: bytes | str | None, top: int, filters: Filters, everything: bool
+        sentence: str | None, like: PreparedPhoto | str | None, top: int, filters: Filters, everything: bool
     ) -> SearchOut:
         shelf = library_or_404()
 
-        def run() -> list[Found]:
-            source = shelf.path_of(like) if isinstance(like, str) else like
-            return shelf.search(sentence, source, top, filters)
-
-        found = await worker.call(run)
+        if isinstance(like, str):
+            like = await prepared(shelf, like)
+        found: list[Found] = await worker.soon(lambda _: shelf.search(sentence, like, top, filters))
         fit = found if everything else [f for f in found if f.fits]
         unknown = pipeline.unknown_words(sentence) if sentence is not None else []
         return SearchOut(photos=[_found(f) for f in fit], left_out=len(found) - len(fit), unknown=unknown)
@@ -358,13 +225,15 @@ def create_app(
 
     @api.post("/v1/search")
     async def search_post(
+        request: Request,
         image: Annotated[UploadFile, File()],
         q: Annotated[str, Form()] = "",
         top: Annotated[int, Form(ge=1, le=500)] = 60,
         everything: Annotated[bool, Form(alias="all")] = False,
     ) -> SearchOut:
         """Find photos of the library that are like a photo, and fit a sentence if there is one."""
-        return await search(sentence_of(q) or None, await photo_of(image), top, Filters(), everything)
+        sentence = sentence_of(q) or None
+        return await search(sentence, await photo_of(request, image), top, Filters(), everything)
 
     @api.get("/v1/thumbnail/{id}", response_class=Response)
     async def thumbnail(id: str) -> Response:
@@ -376,8 +245,8 @@ def create_app(
     @api.get("/v1/photo/{id}", response_class=Response)
     async def photo(id: str) -> Response:
         """A photo of the library, as a JPEG of at most 1600 pixels a side, without its metadata."""
-        shelf = library_or_404()
-        content = await asyncio.to_thread(_shown, shelf, _checked(id))
+        shelf, id = library_or_404(), _checked(id)
+        content = await asyncio.get_running_loop().run_in_executor(one, _shown, shelf, id)
         return Response(content, media_type="image/jpeg")
 
     @api.get("/v1/index")
@@ -405,35 +274,33 @@ def create_app(
 
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The request can be read in two ways, or not at all"},
     401: {"description": "No token, or a wrong one"},
+    403: {"description": "Asked by a page of another origin"},
     404: {"description": "No such photo, or no library"},
     411: {"description": "The request does not tell its length"},
     413: {"description": "The request is too large"},
+    415: {"description": "The body is no multipart/form-data"},
     421: {"description": "Asked by a name that is not this machine's, without a token"},
     422: {"description": "The photo or another value cannot be used"},
     429: {"description": "Too many requests wait"},
-    503: {"description": "The library is gone, or is just being made anew"},
+    503: {"description": "The library is gone or just being made anew, too much is sent at once, or the server stops"},
 }
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine's own."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _prepared(file: BinaryIO, pipeline: Pipeline, most: int, now: int) -> PreparedPhoto | None:
+    """A photo as the encoder takes it; None if it has more pixels to decode than may be now.
 
-
-def _check_size(photo: bytes, pipeline: Pipeline, most: int) -> None:
-    """Refuse a photo by the size that it would be decoded in; whether it can be is found out when it is."""
-    try:
-        n = pixels_to_decode(photo, pipeline.encoder.preprocessing.least_side)
-    except ImageError:  # the encoder says what is wrong with it
-        return
+    Raises:
+        ImageError: It cannot be used, or has more pixels to decode than `most`.
+    """
+    file.seek(0)
+    content, n = file.read(), 0
+    with contextlib.suppress(ImageError):  # the encoder says what is wrong with it
+        n = pixels_to_decode(content, pipeline.encoder.preprocessing.least_side)
     if n > most:
         raise ImageError("photo", f"has {n:,} pixels to decode, more than the limit of {most:,}")
+    return None if n > now else PreparedPhoto(pipeline.encoder.pixels(content))
 
 
 def _static(path: Path) -> Callable[[], Awaitable[FileResponse]]:
@@ -452,9 +319,7 @@ def _checked(id: str) -> str:
 
 def _found(f: Found) -> FoundOut:
     fields = asdict(f)
-    return FoundOut(
-        name=f.path.name, **{key: fields[key] for key in ("id", "score", "caption", "taken", "taken_from", "familiar")}
-    )
+    return FoundOut(name=f.path.name, **{key: fields[key] for key in SHOWN})
 
 
 def _shown(shelf: Library, id: str) -> bytes:

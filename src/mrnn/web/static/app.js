@@ -60,13 +60,14 @@ async function caption() {
   const fields = wild ? { sample: true, temperature: wild, seed: Math.floor(Math.random() * 1e9) } : {};
   const answer = await (await ask("v1/caption", form({ image: photo, n: 3, ...fields }))).json();
   if (mine !== asked) return;
-  $("guess").textContent = answer.note ? `This photo is ${answer.note}.` : "";
+  $("guess").textContent = answer.note ? `What is said of this photo is ${answer.note}.` : "";
   $("captions").replaceChildren(
     ...answer.captions.map((c) => {
       const item = element("li");
       const button = element("button", c.text, { type: "button", title: "Explain this caption" });
       button.addEventListener("click", () => guarded(() => explain(c.text)));
-      item.append(button, " ", element("small", `log-likelihood ${c.log_likelihood.toFixed(1)}`));
+      const sure = c.confidence === null ? "" : `confidence ${c.confidence.toFixed(2)}, `;
+      item.append(button, " ", element("small", `${sure}log-likelihood ${c.log_likelihood.toFixed(1)}`));
       return item;
     }),
   );
@@ -121,7 +122,8 @@ async function rank() {
   $("ranking").replaceChildren(
     ...answer.map((r) => {
       const item = element("li", r.sentence);
-      item.append(" ", element("small", `score ${r.score.toFixed(1)}`));
+      const sure = r.confidence === null ? "" : `, confidence ${r.confidence.toFixed(2)}`;
+      item.append(" ", element("small", `score ${r.score.toFixed(1)}${sure}`));
       return item;
     }),
   );
@@ -147,7 +149,7 @@ function show(answer, told) {
     ...answer.photos.map((p) => {
       const item = element("li");
       const button = element("button", "", { type: "button" });
-      const image = element("img", "", { alt: p.familiar ? p.caption : `${p.caption} (a guess)`, width: 256, height: 256 });
+      const image = element("img", "", { alt: p.guess ? `${p.caption} (a guess)` : p.caption, width: 256, height: 256 });
       image.dataset.id = p.id;
       seen.observe(image);
       const said = element("span", "", { "aria-hidden": "true" });
@@ -171,7 +173,7 @@ async function search(like = "", all = "") {
 async function view(p) {
   $("viewer-photo").src = await blobURL(`v1/photo/${p.id}`);
   $("viewer-photo").alt = p.caption;
-  const guess = p.familiar ? "" : " Unlike anything the model was trained on: a guess.";
+  const guess = (p.confidence === null ? "" : ` Confidence ${p.confidence.toFixed(2)}.`) + (p.guess ? " A guess." : "");
   $("viewer-caption").textContent = `${p.caption} (${p.name}, ${p.taken.slice(0, 10)})${guess}`;
   $("viewer-like").onclick = () => guarded(async () => {
     $("viewer").close();
