@@ -85,8 +85,18 @@ def ask(port, *lines, body=b"", host="localhost") -> tuple[int, dict[str, str], 
 # The head of a form, of which only the first bytes come.
 BEGUN = (
     b"POST /v1/explain HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
-    b"Content-Length: 100\r\n\r\n--x\r\n"
+    b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n--x\r\n"
 )
+
+
+def begin(port) -> socket.socket:
+    """A connection whose request is being read."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(BEGUN)
+    assert connection.recv(100).startswith(b"HTTP/1.1 100")
+    return connection
+
+
 CHUNKED = b"5\r\nhello\r\n0\r\n\r\n"
 
 
@@ -281,12 +291,12 @@ def test_captions_pass_long_work_and_what_nobody_waits_for_is_dropped(pipe, tmp_
             await asyncio.sleep(0.01)
         second = asyncio.create_task(worker.slowly(long("second", 1)))
         caption = asyncio.create_task(worker.caption(red, n=1))
-        caption.add_done_callback(lambda _: order.append("caption"))
+        search = asyncio.create_task(worker.soon(lambda _: order.append("a search")))
         third = asyncio.create_task(worker.slowly(long("third", 10**9)))
         await asyncio.sleep(0.05)
         second.cancel()
         gate.set()
-        await asyncio.gather(caption, first)
+        await asyncio.gather(caption, search, first)
         while "third begins" not in order:
             await asyncio.sleep(0.01)
         third.cancel()  # between two slices
@@ -297,7 +307,7 @@ def test_captions_pass_long_work_and_what_nobody_waits_for_is_dropped(pipe, tmp_
         await asyncio.to_thread(worker.stop)
 
     asyncio.run(asyncio.wait_for(ask(), 60))
-    assert order == ["first begins", "caption", "first ends", "third begins", "last begins"]
+    assert order == ["first begins", "a search", "first ends", "third begins", "last begins"]
     assert not worker._thread.is_alive()
 
 
@@ -310,17 +320,17 @@ def closed(connection) -> bool:
 
 
 def test_connections_of_which_nothing_comes_are_closed(port, monkeypatch):
-    monkeypatch.setattr(server, "HEAD", 0.2)
-    monkeypatch.setattr(server, "BODY", 0.3)
-    for beginning in (b"", b"GET / HT", BEGUN):
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(beginning)
-            assert closed(connection), beginning
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        for _ in range(2):
-            connection.sendall(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert read(connection)[0] == 200
+    monkeypatch.setattr(server, "HEAD", 1.0)
+    monkeypatch.setattr(server, "BODY", 1.0)
+    connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
+    health = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for connection, beginning in zip(connections, (b"", b"GET / HT", BEGUN, health), strict=True):
+        connection.sendall(beginning)
+    assert connections[2].recv(100).startswith(b"HTTP/1.1 100")
+    assert read(connections[3])[0] == 200
+    for connection in connections:
         assert closed(connection)
+        connection.close()
 
 
 def test_silent_connections_give_way(port, monkeypatch):
@@ -329,10 +339,7 @@ def test_silent_connections_give_way(port, monkeypatch):
     assert ask(port, "GET /v1/health HTTP/1.1")[0] == 200
     for connection in silent:
         connection.close()
-    busy = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
-    for connection in busy:
-        connection.sendall(BEGUN)
-    time.sleep(0.1)
+    busy = [begin(port) for _ in range(4)]
     status, names, text = ask(port, "GET /v1/health HTTP/1.1")
     assert (status, names["retry-after"], json.loads(text)["detail"][:8]) == (503, "1", "too many")
     for connection in busy:
@@ -341,23 +348,11 @@ def test_silent_connections_give_way(port, monkeypatch):
 
 def test_a_stop_ends_with_a_full_line(pipe, monkeypatch):
     monkeypatch.setattr(server, "DRAIN", 0.1)
-    app, held, answers = create_app(pipe), threading.Event(), []
-
-    def client(port):
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.sendall(BEGUN)
-            held.set()
-            answers.append(read(connection)[0])
-
-    with served(app) as port:
-        threads = [threading.Thread(target=client, args=[port]) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        held.wait()
-        time.sleep(0.1)
-    for thread in threads:
-        thread.join()
-    assert answers == [503] * 3
+    with served(create_app(pipe)) as port:
+        connections = [begin(port) for _ in range(3)]
+    for connection in connections:
+        assert read(connection)[0] == 503
+        connection.close()
 
 
 def test_a_server_does_not_wait_for_another_that_indexes(pipe, tmp_path):

@@ -3,16 +3,16 @@
 from dataclasses import dataclass, field
 
 
-@dataclass
+@dataclass(frozen=True)
 class Report:
-    """What a part of the campaign found.
+    """What came of a part.
 
     Args:
         name: Of the part.
         tried: Inputs.
-        escapes: What should not have happened, a line each, with the input.
+        escapes: What got through, a line each, with the place of the input.
     """
 
     name: str
-    tried: int = 0
+    tried: int
     escapes: list[str] = field(default_factory=list)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mrnn.encoders import pool_features
+from mrnn.files import first_line
 from mrnn.images import ImageSource
 from mrnn.pipeline import Described, Pipeline
 
@@ -208,5 +209,5 @@ def _do(job: _Job, pipeline: Pipeline) -> None:
     assert job.work is not None
     try:
         job.answer(job.work(pipeline))
-    except Exception as error:  # belongs to the request, not to the thread
-        job.answer(error)
+    except BaseException as error:  # belongs to the request, not to the thread; panics of Rust are no Exceptions
+        job.answer(error if isinstance(error, Exception) else RuntimeError(first_line(error)))
