@@ -13,6 +13,9 @@ from pathlib import Path
 import torch
 
 import mrnn
+from mrnn.corpora import read_corpora
+from mrnn.encoders import FeatureCache
+from mrnn.encoders.splits import encode_split
 from mrnn.pipeline import load
 from mrnn.recipes import RECIPES
 
@@ -57,6 +60,11 @@ def main() -> None:
     pipe.provenance["provenance"] = PROVENANCE.format(
         more=more, sources="; ".join(said for data, said in SOURCES.items() if data in training["command"])
     )
+    use = load(Path(run))  # the hand that people have
+    use.generation = pipe.generation
+    dev = encode_split(read_corpora(list(map(Path, folders))), "dev", FeatureCache(use.encoder))
+    use.calibrate(dev.features, [photo.captions for photo in dev.photos])
+    pipe.confidence = use.confidence
     pipe.provenance["results"] = []
     pipe.save(target, torch.float16, name)
     for folder in folders:

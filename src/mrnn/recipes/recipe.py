@@ -42,8 +42,10 @@ class Recipe:
         check_name(self.encoder)
         if self.min_count < 1:
             raise ValueError(f"min_count is {self.min_count}, but must be 1 or more")
-        if self.generation.image_gain != 1 and not self.references:
-            raise ValueError("generation.image_gain needs the mean training image, so references must be above 0")
+        if (self.generation.image_gain != 1 or self.generation.chooses) and not self.references:
+            raise ValueError(
+                "generation.image_gain, prior_weight and agreement need training images, so references must be above 0"
+            )
         if self.references < 0:
             raise ValueError(f"references is {self.references}, but must be 0 or more")
 
