@@ -12,7 +12,7 @@ from mrnn.images.kinds import (
     readable_suffixes,
 )
 from mrnn.images.metadata import SIDEWAYS
-from mrnn.images.opening import MAX_PIXELS, OpenedPhoto, open_image, open_photo, pixels_to_decode
+from mrnn.images.opening import MAX_PIXELS, OpenedPhoto, open_image, open_photo, pixels_to_decode, read_photo
 from mrnn.images.preprocessing import Preprocessing
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "open_image",
     "open_photo",
     "pixels_to_decode",
+    "read_photo",
     "readable_suffixes",
 ]

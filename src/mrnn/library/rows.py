@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mrnn.files import sha256
-from mrnn.images import BY_NAME, ImageError, date_of, open_photo
+from mrnn.images import BY_NAME, ImageError, date_of, open_photo, read_photo
 from mrnn.pipeline import Pipeline
 
 THUMBNAIL = 256
@@ -52,7 +52,7 @@ def read_file(pipeline: Pipeline, file: dict[str, Any], known: Container[str]) -
     row, path = dict(file), file["path"]
     try:
         path.encode()
-        content = Path(path).read_bytes()
+        content = read_photo(path)
         row["hash"] = sha256(content)
         if row["hash"] in known:
             return ReadFile(row, {})
