@@ -484,7 +484,8 @@ def _extreme(image: Image.Image, which: int) -> float:
 
 def _grey(image: Image.Image, top: float) -> Image.Image:
     """Numbers of 16 or 32 bits as 8 bits."""
-    values = np.asarray(image).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # what is no number is refused below
+        values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("it holds numbers that are not finite")
     transparent = image.info.get("transparency")
