@@ -728,7 +728,9 @@ def test_takeouts_file_beside_a_photo(tmp_path, monkeypatch, name, beside):
 
 
 @pytest.mark.parametrize(
-    "beside", ["", "[]", '{"photoTakenTime": 3}', '{"photoTakenTime": {"timestamp": "1e400"}}', "\x00", "[" * 10**5]
+    "beside",
+    ["", "[]", '{"photoTakenTime": 3}', "\x00", "[" * 10**5]
+    + [f'{{"photoTakenTime": {{"timestamp": {time}}}}}' for time in ('"1e400"', "1e400")],
 )
 def test_what_is_beside_a_photo_may_be_anything(tmp_path, beside):
     (tmp_path / "photo.jpg.json").write_text(beside)

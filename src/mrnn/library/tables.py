@@ -12,6 +12,7 @@ Shapes: N photos, M width of an image vector.
 """
 
 import contextlib
+import functools
 import math
 import os
 import uuid
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from mrnn.files import first_line
 from mrnn.images import SIDEWAYS
 from mrnn.library.place import Place
 from mrnn.pipeline import Pipeline
@@ -48,6 +50,21 @@ def one_of(column: str, values: Sequence[str]) -> str:
 def parts(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
     """Some at a time, so that a condition stays short."""
     return (values[i : i + size] for i in range(0, len(values), size))
+
+
+def _panics_told(method: Callable) -> Callable:
+    """A method of `Tables` in which a panic of Lance's, no `Exception` of Python's, is a library that is damaged."""
+
+    @functools.wraps(method)
+    def told(self: "Tables", *args: Any, **options: Any) -> Any:
+        try:
+            return method(self, *args, **options)
+        except BaseException as error:
+            if type(error).__name__ == "PanicException":
+                raise LibraryGone(f"{self.place}: is damaged ({first_line(error)}); delete it and index anew") from None
+            raise
+
+    return told
 
 
 class Tables:
@@ -99,6 +116,7 @@ class Tables:
         }
         self._open: dict[str, Any] = {}
         self._made: str | None = None
+        self._whole: set[str] = set()  # data files that were seen to be
         there = place.names()
         if "library.json" not in there and any(name not in _OURS for name in there):
             raise ValueError(f"{place}: is not empty and no photo library; give another --library")
@@ -139,6 +157,7 @@ class Tables:
         """
         return self.place.writing(waiting)
 
+    @_panics_told
     def latest(self, name: str) -> Any:
         """A table as it is now.
 
@@ -167,6 +186,7 @@ class Tables:
             self._open.pop(name, None)
             raise LibraryGone(f"{self.place}: the library is gone, or is just being made") from None
 
+    @_panics_told
     def read(self, name: str, columns: Sequence[str], where: str = "", **options: Any) -> Any:
         """Rows of a table, as Arrow gives them.
 
@@ -184,7 +204,13 @@ class Tables:
 
     def batches(self, name: str, columns: Sequence[str], where: str = "", size: int = 1024) -> Iterator[Any]:
         """`read`, some rows at a time."""
-        return iter(self._scanner(name, columns, where, {"batch_size": size}).to_batches())
+        batches = iter(self._scanner(name, columns, where, {"batch_size": size}).to_batches())
+        while (batch := self._next(batches)) is not None:
+            yield batch
+
+    @_panics_told
+    def _next(self, batches: Iterator[Any]) -> Any:
+        return next(batches, None)
 
     def _scanner(self, name: str, columns: Sequence[str], where: str, options: dict[str, Any]) -> Any:
         return self.latest(name).scanner(
@@ -195,6 +221,7 @@ class Tables:
             **options,
         )
 
+    @_panics_told
     def nearest(self, vector: np.ndarray, k: int, where: str, columns: Sequence[str]) -> tuple[Any, np.ndarray]:
         """The k photos whose image vectors have the largest products with a vector.
 
@@ -230,6 +257,7 @@ class Tables:
                 found.setdefault(row["hash"], []).append(row["path"])
         return found
 
+    @_panics_told
     def write(self, name: str, rows: Sequence[dict[str, Any]]) -> list[Any]:
         """Write rows that no version of a table has until they are committed; another process may do that.
 
@@ -244,12 +272,14 @@ class Tables:
 
         return list(write_fragments(self._arrow(name, rows), self.latest(name))) if rows else []
 
+    @_panics_told
     def commit(self, name: str, fragments: Sequence[Any]) -> None:
         """Make what `write` wrote part of a table, by one version."""
         if fragments:
             table, append = self._owned(name), self._lance.LanceOperation.Append(list(fragments))
             self._lance.LanceDataset.commit(table, append, read_version=table.version)
 
+    @_panics_told
     def put(self, name: str, rows: Sequence[dict[str, Any]], key: str) -> None:
         """Commit rows; those of the same key are replaced.
 
@@ -262,6 +292,7 @@ class Tables:
             merge = self._owned(name).merge_insert(key)
             merge.when_matched_update_all().when_not_matched_insert_all().execute(self._arrow(name, rows))
 
+    @_panics_told
     def delete(self, name: str, column: str, values: Sequence[str]) -> None:
         """Take the rows out whose column has one of the values."""
         for some in parts(list(values)):
@@ -278,11 +309,20 @@ class Tables:
         return self.latest(name)
 
     def _dataset(self, name: str, session: Any = None) -> Any:
-        return self._lance.dataset(self.place.uri(f"{name}.lance"), session=session, storage_options=self.place.options)
+        uri = self.place.uri(f"{name}.lance")
+        table = self._lance.dataset(uri, session=session, storage_options=self.place.options)
+        for fragment in table.get_fragments() if self.place.locked else ():
+            files = {file.path for file in fragment.data_files()}
+            if not files <= self._whole:
+                # A scan may end the process where a file's head is damaged; this says so.
+                fragment.take([0])
+                self._whole |= files
+        return table
 
     def _create(self, name: str, data: Any) -> None:
         self._lance.write_dataset(data, self.place.uri(f"{name}.lance"), storage_options=self.place.options)
 
+    @_panics_told
     def tidy(self) -> None:
         """Join small files, drop versions that nobody reads any more, and keep the index of vectors up to date."""
         for name in self.schemas:

@@ -195,11 +195,15 @@ def load_torch(found: ModelFolder, device: torch.device | str = "cpu") -> tuple[
         ValueError: The weights are damaged or of another model.
     """
     description = dict(found.model)
+    name = description.pop("name")
     try:
-        model = build_model(description.pop("name"), description)
+        with torch.device("meta"):  # sizes that are not those of the weights take no memory
+            sketch = build_model(name, description)
+        weights = _checked_weights(sketch, found.path / WEIGHTS)
+        model = build_model(name, description)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
         raise ValueError(f"{found.path}/config.json: {first_line(error)}") from None
-    _load_weights(model, found.path / WEIGHTS)
+    model.load_state_dict(weights)
     shape = found.use["feature_shape"] if found.use is not None and "tables" not in found.use else None
     if shape is None:
         described = found.encoder.get("row", [found.encoder["width"]])
@@ -290,7 +294,8 @@ def to_device(encoder: Encoder, device: torch.device | str) -> Encoder:
     return encoder
 
 
-def _load_weights(model: LanguageModel, path: Path) -> None:
+def _checked_weights(model: LanguageModel, path: Path) -> dict[str, Tensor]:
+    """The weights of a file, if they are those of a model, which need not have any itself."""
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -309,4 +314,4 @@ def _load_weights(model: LanguageModel, path: Path) -> None:
             model.check(name, weights[name])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    model.load_state_dict({name: _kept(tensor, torch.float32) for name, tensor in weights.items()})
+    return {name: _kept(tensor, torch.float32) for name, tensor in weights.items()}

@@ -263,10 +263,9 @@ def _check_use(use: dict[str, Any]) -> None:
     if not all(isinstance(n, int) and 0 < n < 10**7 for n in numbers):
         raise ValueError("'use' is not what a model says of its graphs")
     for part in use["state"]:
-        if not all(isinstance(n, int) and 0 <= n < 10**7 for n in part["shape"]) or part["type"] not in (
-            "float32",
-            "int64",
-        ):
+        shape = part["shape"]
+        small = all(isinstance(n, int) and 0 <= n < 10**7 for n in shape) and math.prod(shape) < 10**7
+        if not small or part["type"] not in ("float32", "int64"):
             raise ValueError("'use' is not what a model says of its state")
         if not math.isfinite(part["fill"]):
             raise ValueError("'use' is not what a model says of its state")
