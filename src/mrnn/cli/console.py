@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import json
 import os
+import re
 import shlex
 import sys
 import unicodedata
@@ -93,7 +94,7 @@ def photos_of(given: Sequence[Path], files_from: str = "", null: bool = False) -
         if not found:
             raise ValueError(f"{name}: holds no photo")
         for kind, n in sorted(walk.passed.items()):
-            say(f"{visible(name)}: passed over {n:,} {kind}")
+            say(f"{name}: passed over {n:,} {kind}")
         photos += found
     return photos
 
@@ -133,7 +134,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def say(line: str) -> None:
     """Print a line on stderr, above a progress bar."""
-    print(line, file=sys.stderr)
+    print(visible(line), file=sys.stderr)
 
 
 def say_device(asked: str, found: str) -> None:
@@ -161,8 +162,9 @@ def report(corpus) -> None:
 
 
 def as_json(value: Any) -> str:
-    """One line of JSON; bytes of a file's name that are no UTF-8 as escapes."""
-    return json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    """One line of JSON; what would move a terminal's cursor, and bytes of no UTF-8, as escapes."""
+    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    return re.sub("[\x7f-\x9f\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def typed_command() -> str:

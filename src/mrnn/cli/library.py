@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from mrnn.cli.console import Device, Json, Tolerant, Usage, as_json, bar, open_model, say, warn
+from mrnn.cli.console import Device, Json, Tolerant, Usage, as_json, bar, open_model, print_row, say, visible, warn
 
 Place = Annotated[
     str | None, arg(metavar="DIR|s3://...", help_behavior_hint="(default: your data folder, or $MRNN_LIBRARY)")
@@ -46,6 +46,7 @@ def index(
     exclude: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="GLOB", help_behavior_hint="(repeatable)")] = (),
     retry: bool = False,
     prune: bool = False,
+    no_links: bool = False,
     tolerant: Tolerant = False,
     ray: Annotated[tuple[()] | tuple[str] | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
     device: Device = "auto",
@@ -60,6 +61,7 @@ def index(
         rebuild: Encode all photos anew if the library is of another model.
         exclude: Names, or paths below the folder, that are passed over, such as '*.png' or 'private/*'.
         retry: Try damaged photos again too, although their files have not changed.
+        no_links: Pass symbolic links over; else they are followed, also out of the folder.
         prune: Take photos that are gone out of the library, even if more than half of the folder's are.
         tolerant: Of truncated photos take what there is, also of those that were left out before.
         ray: Index by many processes, one a core: on this machine, or on the Ray cluster with this address.
@@ -78,6 +80,7 @@ def index(
             exclude=exclude,
             retry=retry or tolerant,
             prune=prune,
+            links=not no_links,
             waiting=_waiting,
             ray=None if ray is None else "".join(ray),
         )
@@ -85,10 +88,8 @@ def index(
         warn(f"left out {error}")
     for kind, n in sorted(report.passed.items()):
         say(f"passed over {n:,} {kind}")
-    print(
-        f"{photos.place}: {len(photos):,} photos ({report.added:,} new, {report.recognised:,} renamed or copied, "
-        f"{report.removed:,} gone, {report.unchanged:,} unchanged)"
-    )
+    did = f"{report.added:,} new, {report.recognised:,} renamed or copied, {report.removed:,} gone"
+    print(f"{visible(str(photos.place))}: {len(photos):,} photos ({did}, {report.unchanged:,} unchanged)")
     if report.unfamiliar:
         warn(f"{report.unfamiliar:,} of the new photos are {GUESS}; mrnn search and mrnn caption name them")
     if report.kept:
@@ -118,7 +119,7 @@ def forget(
     n = photos.forget(folder, _waiting)
     if not n:
         raise ValueError(f"{folder}: the library has no photo of it")
-    print(f"{photos.place}: {len(photos):,} photos ({n:,} files forgotten)")
+    print(f"{visible(str(photos.place))}: {len(photos):,} photos ({n:,} files forgotten)")
     return 0
 
 
@@ -136,7 +137,7 @@ def duplicates(library: Place = None, model: str = "base", json: Json = False, d
         if json:
             print(as_json([str(path) for path in paths]))
         else:
-            print("\n" * bool(i) + "\n".join(map(str, paths)))
+            print("\n" * bool(i) + "\n".join(visible(str(path)) for path in paths))
     say(f"{len(several):,} photos are there more than once")
     return 0
 
@@ -209,7 +210,7 @@ def search(
             print(as_json({**fields, "familiar": photo.familiar, "evidence": photo.evidence, "places": places}))
         else:
             first = f"{photo.score:.2f}" if sentence is not None or like is not None else photo.taken
-            print(photo.path if paths else f"{photo.path}\t{first}\t{photo.caption}")
+            print_row(*([photo.path] if paths else [photo.path, first, photo.caption]))
             if not photo.familiar:
                 warn(f"{photo.path}: {GUESS}")
     if not ranked:
@@ -270,5 +271,5 @@ def export(
         n, left = photos.export_sidecars(sidecars.expanduser(), overwrite, xmp)
     for path in left:
         warn(f"left {path}: it says something else (--overwrite replaces it)")
-    print(f"{file or sidecars}: captions of {n:,} photos")
+    print(f"{visible(str(file or sidecars))}: captions of {n:,} photos")
     return 1 if left else 0

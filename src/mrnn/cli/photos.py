@@ -21,6 +21,7 @@ from mrnn.cli.console import (
     photos_of,
     print_row,
     print_table,
+    visible,
     warn,
     warn_guess,
 )
@@ -148,7 +149,7 @@ def explain(
             [[w.token, f"{w.evidence:.2f}", *(f"{bits:.2f}" for bits in w.branches.values())] for w in found.words],
         )
         for caption in found.support:
-            print(f"said of a like photo: {caption}")
+            print(visible(f"said of a like photo: {caption}"))
     if not found.familiar:
         warn(f"{photo}: {GUESS}")
     if out is not None:

@@ -52,15 +52,18 @@ def parts(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
     return (values[i : i + size] for i in range(0, len(values), size))
 
 
-def _panics_told(method: Callable) -> Callable:
-    """A method of `Tables` in which a panic of Lance's, no `Exception` of Python's, is a library that is damaged."""
+def _told(method: Callable) -> Callable:
+    """A method of `Tables` in our words: Lance's panics, which are no `Exception`, mean that the library is damaged."""
 
     @functools.wraps(method)
     def told(self: "Tables", *args: Any, **options: Any) -> Any:
         try:
             return method(self, *args, **options)
+        except OSError as error:  # of a write; Lance names its own source file too
+            reason = "No space left on device" if "os error 28" in str(error) else first_line(error).partition(", /")[0]
+            raise OSError(f"{self.place}: cannot be written ({reason})") from None
         except BaseException as error:
-            if type(error).__name__ == "PanicException":
+            if isinstance(error, RuntimeError) or type(error).__name__ == "PanicException":
                 raise LibraryGone(f"{self.place}: is damaged ({first_line(error)}); delete it and index anew") from None
             raise
 
@@ -157,7 +160,7 @@ class Tables:
         """
         return self.place.writing(waiting)
 
-    @_panics_told
+    @_told
     def latest(self, name: str) -> Any:
         """A table as it is now.
 
@@ -186,7 +189,7 @@ class Tables:
             self._open.pop(name, None)
             raise LibraryGone(f"{self.place}: the library is gone, or is just being made") from None
 
-    @_panics_told
+    @_told
     def read(self, name: str, columns: Sequence[str], where: str = "", **options: Any) -> Any:
         """Rows of a table, as Arrow gives them.
 
@@ -208,7 +211,7 @@ class Tables:
         while (batch := self._next(batches)) is not None:
             yield batch
 
-    @_panics_told
+    @_told
     def _next(self, batches: Iterator[Any]) -> Any:
         return next(batches, None)
 
@@ -221,7 +224,7 @@ class Tables:
             **options,
         )
 
-    @_panics_told
+    @_told
     def nearest(self, vector: np.ndarray, k: int, where: str, columns: Sequence[str]) -> tuple[Any, np.ndarray]:
         """The k photos whose image vectors have the largest products with a vector.
 
@@ -257,7 +260,7 @@ class Tables:
                 found.setdefault(row["hash"], []).append(row["path"])
         return found
 
-    @_panics_told
+    @_told
     def write(self, name: str, rows: Sequence[dict[str, Any]]) -> list[Any]:
         """Write rows that no version of a table has until they are committed; another process may do that.
 
@@ -272,14 +275,14 @@ class Tables:
 
         return list(write_fragments(self._arrow(name, rows), self.latest(name))) if rows else []
 
-    @_panics_told
+    @_told
     def commit(self, name: str, fragments: Sequence[Any]) -> None:
         """Make what `write` wrote part of a table, by one version."""
         if fragments:
             table, append = self._owned(name), self._lance.LanceOperation.Append(list(fragments))
             self._lance.LanceDataset.commit(table, append, read_version=table.version)
 
-    @_panics_told
+    @_told
     def put(self, name: str, rows: Sequence[dict[str, Any]], key: str) -> None:
         """Commit rows; those of the same key are replaced.
 
@@ -292,7 +295,7 @@ class Tables:
             merge = self._owned(name).merge_insert(key)
             merge.when_matched_update_all().when_not_matched_insert_all().execute(self._arrow(name, rows))
 
-    @_panics_told
+    @_told
     def delete(self, name: str, column: str, values: Sequence[str]) -> None:
         """Take the rows out whose column has one of the values."""
         for some in parts(list(values)):
@@ -322,7 +325,7 @@ class Tables:
     def _create(self, name: str, data: Any) -> None:
         self._lance.write_dataset(data, self.place.uri(f"{name}.lance"), storage_options=self.place.options)
 
-    @_panics_told
+    @_told
     def tidy(self) -> None:
         """Join small files, drop versions that nobody reads any more, and keep the index of vectors up to date."""
         for name in self.schemas:

@@ -34,14 +34,15 @@ class Walk:
     Args:
         folder: To walk.
         exclude: Patterns of names, or of paths below the folder, that are passed over (`*.png`, `private/*`).
+        links: Follow symbolic links, also out of the folder; else they are passed over.
 
     Attributes:
         unread: The folders that could not be read.
         passed: How many of which kind were passed over.
     """
 
-    def __init__(self, folder: Path, exclude: Sequence[str] = ()):
-        self.folder, self.exclude = folder, tuple(exclude)
+    def __init__(self, folder: Path, exclude: Sequence[str] = (), links: bool = True):
+        self.folder, self.exclude, self.links = folder, tuple(exclude), links
         self.unread: list[ImageError] = []
         self.passed: Counter[str] = Counter()
         self._readable = readable_suffixes()
@@ -68,7 +69,9 @@ class Walk:
                 continue
             for entry in entries:
                 with contextlib.suppress(OSError):
-                    if entry.is_dir():
+                    if not self.links and entry.is_symlink():
+                        self.passed["symbolic links"] += 1
+                    elif entry.is_dir():
                         if not self._passes_folder(entry):
                             waiting.append(entry.path)
                     elif self._is_photo(entry):

@@ -170,7 +170,7 @@ def _settle(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name not in files and _of_a_model(path):
             path.unlink()
-    made.rmdir()
+    shutil.rmtree(made)  # which still has what was in its place before: a link does not replace itself
     saved.rename(made)
     shutil.rmtree(made, ignore_errors=True)
 
