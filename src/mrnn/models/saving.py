@@ -199,10 +199,10 @@ def load_torch(found: ModelFolder, device: torch.device | str = "cpu") -> tuple[
     try:
         with torch.device("meta"):  # sizes that are not those of the weights take no memory
             sketch = build_model(name, description)
-        weights = _checked_weights(sketch, found.path / WEIGHTS)
-        model = build_model(name, description)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
         raise ValueError(f"{found.path}/config.json: {first_line(error)}") from None
+    weights = _checked_weights(sketch, found.path / WEIGHTS)
+    model = build_model(name, description)
     model.load_state_dict(weights)
     shape = found.use["feature_shape"] if found.use is not None and "tables" not in found.use else None
     if shape is None:
