@@ -97,7 +97,10 @@ class ModelFolder:
             ValueError: It has no graphs.
         """
         if self.tables:
-            return NGramRuntime(tensors(self.path / WEIGHTS), self.model["order"], self.model["features"])
+            try:
+                return NGramRuntime(tensors(self.path / WEIGHTS), self.model.get("order", 0), self.model["features"])
+            except ValueError as error:
+                raise ValueError(f"{self.path}: {first_line(error)}") from None
         if self.use is None or graphs is None:
             raise ValueError(
                 f"{self.path}: was saved by an earlier version, without the graphs that are used without PyTorch; "
