@@ -41,7 +41,7 @@ _MEMORY = 300_000_000  # bytes that decoding may take
 # Pixels of the formats that are decoded through buffers of many times their size.
 _MOST_PIXELS = {"WEBP": 25_000_000, "HEIF": 50_000_000, "AVIF": 40_000_000, "JPEG2000": 15_000_000}
 _WHOLE = 1 << 24  # pixels up to which a photo is handed on as large as it was decoded, if a smaller one would do
-_LARGEST = 50_000_000  # pixels that are handed on at all
+_BOTH = 400_000_000  # bytes of a decoded photo and of what is handed on of it
 _SCANNED = 10_000_000_000  # pixels that all scans of a JPEG may go over
 _PIXELS_A_BYTE = 512  # of a JPEG, at most: a bit a block
 _SMALL = 8_000_000  # bytes of a file that is decoded number by number
@@ -125,7 +125,7 @@ def open_photo(
             if isinstance(image, TiffImageFile) and image.mode == "I" and not _fits_16_bits(image):
                 raise ImageError(name, "is a TIFF of 32-bit or negative numbers, which have no known range")
         profile = _bytes(profile) or (adobe_rgb() if metadata.adobe_rgb else b"")
-        rgb = _to_rgb(image, profile, _scale(image.size, min_side))
+        rgb = _to_rgb(image, profile, _scale(image, min_side))
         del image  # before its copy is turned
         if (method := _UPRIGHT.get(metadata.orientation)) is not None:
             rgb = rgb.transpose(method)
@@ -382,12 +382,13 @@ def _wanted(size: tuple[int, int], min_side: int | None) -> int:
     return next((scale for scale in (8, 4, 2) if scale <= wanted), 1)
 
 
-def _scale(size: tuple[int, int], min_side: int | None) -> int:
+def _scale(image: Image.Image, min_side: int | None) -> int:
     """How many times smaller a decoded photo is handed on."""
-    pixels = size[0] * size[1]
+    pixels = image.width * image.height
     if pixels <= _WHOLE:
         return 1
-    return max(_wanted(size, min_side), math.ceil((pixels / _LARGEST) ** 0.5))
+    room = max(4 * _WHOLE, _BOTH - pixels * _PIXEL_BYTES.get(image.mode, 4))
+    return max(_wanted(image.size, min_side), math.ceil((4 * pixels / room) ** 0.5))
 
 
 def _without_end(name: str, image: ImageFile, parts: Parts, max_pixels: int, tolerant: bool) -> ImageFile:
