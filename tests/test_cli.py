@@ -20,6 +20,7 @@ import pytest
 from made import flickr, photo, pipeline
 
 from mrnn.cli import main
+from mrnn.cli.console import as_json, say
 from mrnn.cli.models import by_photo
 from mrnn.corpora import Photo
 from mrnn.pipeline import load
@@ -591,6 +592,13 @@ def test_the_unexpected_is_one_line_too(mrnn, tmp_path, monkeypatch):
 
 def test_a_name_with_a_line_end_stays_on_its_line(mrnn, model, tmp_path):
     one_line_error(mrnn("caption", tmp_path / "a\nb.jpg", "--model", model), 1)
+
+
+def test_json_and_lines_hold_nothing_that_moves_the_cursor(capsys):
+    assert json.loads(as_json("a\x9b\x7f\u2028\x1b[2J")) == "a\x9b\x7f\u2028\x1b[2J"
+    say("a\x9b2J\x1b]0;x")
+    for text in (as_json("a\x9b\x7f\u2028\x1b[2J"), capsys.readouterr().err.rstrip("\n")):
+        assert text.isprintable()
 
 
 def test_a_full_disk_is_one_line(mrnn, made, model, cache):

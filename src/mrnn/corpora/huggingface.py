@@ -189,6 +189,7 @@ def _arrow_rows(file: Path, pyarrow) -> Iterator[tuple[StoredPhoto | None, str, 
         source.seek(0)
         number = 0
         for batch in pyarrow.ipc.open_stream(source):
+            batch.validate(full=True)  # of a damaged file the ends of values may lie anywhere in memory
             image, columns = _columns(file, batch.schema)
             cells = batch.column(image)
             fields = dict(zip((field.name for field in cells.type), cells.flatten(), strict=True))
