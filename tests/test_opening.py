@@ -560,7 +560,7 @@ def test_a_large_photo_is_handed_on_reduced():
         opened = open_photo(png(6000, 4000, 8, colour, *more), min_side=500)
         assert (opened.width, opened.height, opened.image.size) == (6000, 4000, (750, 500))
         assert opened.image.getcolors() == [(750 * 500, (255,) * 3 if more else (0,) * 3)]
-    assert open_image(png(8000, 7000, 1, 0)).size == (4000, 3500)
+    assert open_image(png(10_000, 8500, 1, 0)).size == (5000, 4250)
 
 
 # When

@@ -348,11 +348,13 @@ class Tables:
     def _dataset(self, name: str, session: Any = None) -> Any:
         uri = self.place.uri(f"{name}.lance")
         table = self._lance.dataset(uri, session=session, storage_options=self.place.options)
+        # What Lance tells Arrow ends the process where it has a zero byte: names, and what is wrong with a file's head.
+        if any("\0" in name for name in _names(table.lance_schema.fields())):
+            raise ValueError(f"{uri}: is damaged")
         for fragment in table.get_fragments() if self.place.locked else ():
             files = {file.path for file in fragment.data_files()}
             if not files <= self._whole:
-                # A scan may end the process where a file's head is damaged; this says so.
-                fragment.take([0])
+                fragment.take([0])  # which is told in another way
                 self._whole |= files
         return table
 
@@ -454,6 +456,12 @@ def _scanner(table: Any, columns: Sequence[str], where: str, options: dict[str, 
         disable_scoring_autoprojection=True,
         **options,
     )
+
+
+def _names(fields: Sequence[Any]) -> Iterator[str]:
+    for field in fields:
+        yield field.name()
+        yield from _names(field.children())
 
 
 def _indices(table: Any) -> set[str]:
