@@ -102,8 +102,8 @@ def test_caption_prints_a_line_a_photo(mrnn, model, tmp_path):
     result = mrnn("caption", *photos, "--model", model)
     assert result.code == 0, result.err
     lines = [line.split("\t") for line in result.out.splitlines()]
-    assert [name for name, _ in lines] == [str(p) for p in photos]
-    assert all(text for _, text in lines)
+    assert [name for name, *_ in lines] == [str(p) for p in photos]
+    assert all(text and not share for _, text, share in lines), "this model keeps no confidence"
     assert result.err == ""
 
 
@@ -404,7 +404,7 @@ def test_rank_photos_for_a_sentence(mrnn, ranker, tmp_path):
     code, out, _ = mrnn(*arguments[:-3], "--model", ranker, "--top", "9")
     values = {}
     for line in out.splitlines():
-        name, value, _ = line.split("\t")
+        name, value, *_ = line.split("\t")
         values.setdefault(name, []).append(value)
     assert len(values[str(photos[0])]) == 2 and len(set(values[str(photos[0])])) == 1, "a photo given twice ties"
 
@@ -461,8 +461,8 @@ def test_score_gives_every_pair_its_worth(mrnn, ranker, tmp_path):
     assert code == 1
     assert "gone.jpg: no such file" in err and "it has no word" in err and "line 5" in err
     header, *rows = [line.split("\t") for line in out.splitlines()]
-    assert len(header) == 6 and len(rows) == 2
-    raw, normalised, bits, _ = map(float, rows[0][2:])
+    assert len(header) == len(rows[0]) == 7 and len(rows) == 2
+    raw, normalised, bits, _ = map(float, rows[0][2:6])
     assert bits == pytest.approx(raw / math.log(2) / 4, abs=1e-3), "three words and the end sign"
     assert normalised != raw
     code, out, _ = mrnn("score", "--pairs", table, "--model", ranker, "--json")
