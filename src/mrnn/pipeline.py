@@ -24,6 +24,7 @@ from mrnn.runtime.ensemble import Ensemble
 from mrnn.runtime.folder import ModelFolder, copy_folder, find_folder, read_folder
 from mrnn.runtime.onnx import Graphs, has_device
 from mrnn.shapes import Float
+from mrnn.tasks.choice import choose
 from mrnn.tasks.confidence import (
     FEWEST,
     GUESS,
@@ -191,10 +192,34 @@ class Pipeline:
 
     def caption_features(self, features: Float[np.ndarray, "N ..."], **options: Any) -> list[list[Caption]]:
         """`caption` for photos that are encoded already."""
-        return self._captions(self.model.encode_image(features), self.options(**options))
+        return self.write(self.model.encode_image(features), self.options(**options))
 
-    def _captions(self, image: Float[np.ndarray, "N F"], config: GenerationConfig) -> list[list[Caption]]:
-        return self.weigh(image, generate(self.model, self.vocabulary, image, config, self.centre))
+    def write(
+        self, image: Float[np.ndarray, "N F"], config: GenerationConfig, precision: Precision = "auto"
+    ) -> list[list[Caption]]:
+        """Captions of photos whose image vectors are known: searched for, chosen, and with their confidence.
+
+        Args:
+            image: What `model.encode_image` gave of N photos.
+            config: How to search and to choose.
+            precision: Of the search.
+
+        Raises:
+            ValueError: The choice or an image gain needs reference images, and the model has none.
+        """
+        return self.weigh(image, self._chosen(image, config, precision))
+
+    def _chosen(
+        self, image: Float[np.ndarray, "N F"], config: GenerationConfig, precision: Precision = "auto"
+    ) -> list[list[Caption]]:
+        if not config.chooses:
+            return generate(self.model, self.vocabulary, image, config, self.centre, precision)
+        if self.references is None:
+            raise ValueError("a choice by the prior needs reference images, and this model has none")
+        every = replace(config, n=config.beam)
+        found = generate(self.model, self.vocabulary, image, every, self.centre, precision)
+        chosen = choose(self.model, self.vocabulary, image, found, config, self.references)
+        return [several[: config.n] for several in chosen]
 
     def weigh(self, image: Float[np.ndarray, "N F"], captions: Sequence[Sequence[Caption]]) -> list[list[Caption]]:
         """Captions with their confidence.
@@ -253,7 +278,7 @@ class Pipeline:
         if self.references is None or not self.model.uses_image or len(usable) < FEWEST:
             return
         image = self.model.encode_image(features[usable])
-        best = [several[0] for several in generate(self.model, self.vocabulary, image, self.generation, self.centre)]
+        best = [several[0] for several in self._chosen(image, replace(self.generation, n=1))]
         good = good_captions([caption.tokens for caption in best], [said[i] for i in usable])
         if good is None:
             return
@@ -287,7 +312,7 @@ class Pipeline:
     ) -> list[Described]:
         """`describe` for photos that are encoded already."""
         image = self.model.encode_image(features)
-        captions = self._captions(image, config)
+        captions = self.write(image, config)
         guesses = self.guesses(image, [several[0].confidence for several in captions])
         return [
             Described(photo, tuple(several), guess)
@@ -671,6 +696,7 @@ def _ensemble(name: str, runtime: Hand, device: str) -> Pipeline:
         references = np.concatenate([member.references for member in members if member.references is not None], 1)
     generation = first.generation
     if references is None:
-        generation = replace(generation, image_gain=1.0)  # there is no mean image to stress a photo against
+        # There is no mean image to stress a photo against, and no prior.
+        generation = replace(generation, image_gain=1.0, prior_weight=0.0, agreement=0.0)
     digest = "+".join(member.fingerprint for member in members)
     return Pipeline(model, first.vocabulary, encoder, generation, {}, references, fingerprint=digest)

@@ -10,7 +10,7 @@ from mrnn.evaluation.ranking import retrieval_figures
 from mrnn.pipeline import Pipeline
 from mrnn.shapes import Float
 from mrnn.tasks.consensus import Consensus
-from mrnn.tasks.generation import Caption, GenerationConfig, generate
+from mrnn.tasks.generation import Caption, GenerationConfig
 from mrnn.tasks.likelihood import log_likelihood_of, perplexity
 from mrnn.tasks.retrieval import DEFAULTS, Query, Retriever, Score
 from mrnn.text import tokenise
@@ -57,7 +57,7 @@ def evaluate_captions(
 ) -> tuple[dict[str, float], list[Caption]]:
     """Caption every photo, by consensus if given, and compare with its references.
 
-    See `caption_metrics`, `confidence_figures`, `generate` and `Consensus`; the model's own way of searching if
+    See `caption_metrics`, `confidence_figures`, `Pipeline.write` and `Consensus`; the model's own way of searching if
     `generation` is None.
     """
     model, vocabulary = pipeline.model, pipeline.vocabulary
@@ -65,10 +65,11 @@ def evaluate_captions(
     image = model.encode_image(features)
     if consensus is not None:
         found = consensus.caption(model, vocabulary, image, generation)
+        found = pipeline.weigh(image, [several[:1] for several in found])
     else:
         # What is reported was searched for without rounding.
-        found = generate(model, vocabulary, image, generation, pipeline.centre, precision="float32")
-    captions = [several[0] for several in pipeline.weigh(image, [several[:1] for several in found])]
+        found = pipeline.write(image, generation, "float32")
+    captions = [several[0] for several in found]
     figures = caption_metrics([caption.text for caption in captions], references)
     return figures | confidence_figures(captions, references), captions
 

@@ -37,6 +37,9 @@ class GenerationConfig:
         length_exponent: Beam hypotheses are ranked by log-likelihood / tokens ** this; 0 prefers short ones.
         min_length: Fewest words.
         max_length: Most words.
+        prior_weight: Of a beam's captions, rank those first that the photo makes likely rather than those that are
+            always likely: the a of `tasks/choice.py`, 0 to 2.
+        agreement: Of a beam's captions, rank those first that are like what else the model would say: the c there.
         image_gain: Search for captions of b0 + gain (b - b0), b the image's vector and b0 the mean of training
             images: above 1 stresses what sets the photo apart. The probabilities reported are those of b itself.
         temperature: Of sampling; below 1 is safer, above 1 wilder.
@@ -53,6 +56,8 @@ class GenerationConfig:
     min_length: int = 1
     max_length: int = 25
     image_gain: float = 1.0
+    prior_weight: float = 0.0
+    agreement: float = 0.0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -80,8 +85,18 @@ class GenerationConfig:
             raise ValueError(f"the temperature is {self.temperature}, but must be above 0 (or use greedy search)")
         if not 0 < self.image_gain < math.inf:
             raise ValueError(f"the image gain is {self.image_gain}, but must be above 0")
+        if not 0 <= self.prior_weight <= 2 or not 0 <= self.agreement <= 10:
+            raise ValueError(
+                f"the weights of prior and agreement are {self.prior_weight} and {self.agreement}, "
+                "but must be between 0 and 2, and between 0 and 10"
+            )
         if self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError("top_k must be 0 or more, and top_p above 0 and at most 1")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether a beam's captions are ranked anew."""
+        return self.method == "beam" and bool(self.prior_weight or self.agreement)
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,8 @@ class Caption:
         tokens: Its words.
         log_probabilities: Natural log of each word's probability, then of the end sign's.
         score: What the search ranked it by: the log-likelihood, with the image gain, over tokens **
-            length_exponent. A sample's is its own log-likelihood over the same.
+            length_exponent; or what it was chosen by (`tasks/choice.py`). A sample's is its own log-likelihood over
+            the same.
         confidence: How far it can be trusted, 0 to 1 (`tasks/confidence.py`); None if the model does not know.
     """
 
@@ -194,7 +210,7 @@ def _measure(
     return captions
 
 
-class _Allowed:
+class AllowedWords:
     """What may come next, as a term added to log-probabilities: never the unknown or the start sign."""
 
     def __init__(self, vocabulary: Vocabulary, min_length: int, max_length: int):
@@ -228,7 +244,7 @@ def _beam(
     done when K are finished and no live one, at its present length, ranks above the worst of them.
     """
     K, end, N = config.beam, vocabulary.end, len(image)
-    allowed = _Allowed(vocabulary, config.min_length, config.max_length)
+    allowed = AllowedWords(vocabulary, config.min_length, config.max_length)
     rows = np.arange(N)  # the images that are not done, by their place in the batch
     words = np.full(N, vocabulary.start, np.int64)
     live = np.zeros((N, 1), np.float32)
@@ -279,13 +295,13 @@ def _greedy(
     precision: Precision,
 ) -> list[list[int]]:
     """The sentence of every image whose every word is the likeliest."""
-    allowed = _Allowed(vocabulary, config.min_length, config.max_length)
+    allowed = AllowedWords(vocabulary, config.min_length, config.max_length)
 
     def step(words: np.ndarray, state: State, rows: np.ndarray, length: int) -> tuple[np.ndarray, State]:
         _, best, state = model.step(words, state, image[rows], 1, allowed(length), precision)
         return best[:, 0], state
 
-    return _word_by_word(model, vocabulary, len(image), step, config.max_length)
+    return word_by_word(model, vocabulary, len(image), step, config.max_length)
 
 
 def _sampled(
@@ -296,7 +312,7 @@ def _sampled(
     size = config.n, config.max_length
     uniform = [np.random.Generator(np.random.PCG64(seed + i)).random(size) for i in range(len(image))]
     numbers = np.concatenate(uniform) if uniform else np.empty(size)
-    allowed = _Allowed(vocabulary, config.min_length, config.max_length)
+    allowed = AllowedWords(vocabulary, config.min_length, config.max_length)
     owner = np.arange(len(image)).repeat(config.n)
 
     def step(words: np.ndarray, state: State, rows: np.ndarray, length: int) -> tuple[np.ndarray, State]:
@@ -304,7 +320,7 @@ def _sampled(
         log_p = model.distribution(text, image[owner[rows]]) + allowed(length)
         return _sample(log_p, config, numbers[rows, length]), state
 
-    sentences = _word_by_word(model, vocabulary, len(owner), step, config.max_length)
+    sentences = word_by_word(model, vocabulary, len(owner), step, config.max_length)
     return [[(ids, None) for ids in sentences[i : i + config.n]] for i in range(0, len(sentences), config.n)]
 
 
@@ -326,7 +342,7 @@ def draw(
         uniform: Gives so many numbers between 0 and 1.
         max_length: Most words.
     """
-    allowed = _Allowed(vocabulary, 0, max_length + 1)
+    allowed = AllowedWords(vocabulary, 0, max_length + 1)
     seen = image.repeat(n, 0)
 
     def step(words: np.ndarray, state: State, rows: np.ndarray, length: int) -> tuple[np.ndarray, State]:
@@ -334,11 +350,11 @@ def draw(
         p = np.exp(model.distribution(text, seen[rows]) + allowed(length))
         return _pick(p, uniform(len(p))), state
 
-    sentences = _word_by_word(model, vocabulary, len(seen), step, max_length)
+    sentences = word_by_word(model, vocabulary, len(seen), step, max_length)
     return [sentences[i : i + n] for i in range(0, len(sentences), n)]
 
 
-def _word_by_word(
+def word_by_word(
     model: Runtime,
     vocabulary: Vocabulary,
     n: int,
