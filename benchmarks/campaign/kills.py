@@ -36,6 +36,7 @@ from mrnn.training import CaptionData, TrainingConfig, train
 
 KILLED, FAILED = 9, 1
 PATIENCE = 120  # seconds that a process may take
+warnings.filterwarnings("ignore", "lance is not fork-safe")  # it is, before it was used
 _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate", "os.chmod")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -81,7 +82,6 @@ def _apart(work: Callable[[], Any], operation: int, moment: float) -> tuple[int,
     process = os.fork()
     if not process:
         code, said = 0, ""
-        warnings.simplefilter("ignore")  # Lance warns of forks, even before it was used
         try:
             counted = _count(operation)
             said = str(work() or "")
