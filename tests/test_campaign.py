@@ -10,7 +10,8 @@ from benchmarks.campaign.kills import _one, _Save
 
 
 @pytest.mark.parametrize(("part", "n"), [("photos", 60), ("tables", 60), ("folders", 8)])
-def test_the_first_inputs_do_not_get_through(tmp_path, part, n):
+def test_the_first_inputs_do_not_get_through(tmp_path, monkeypatch, part, n):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     if part == "tables":
         pytest.importorskip("lance", reason="pylance is not installed")
     module = __import__(f"benchmarks.campaign.{part}", fromlist=["make"])

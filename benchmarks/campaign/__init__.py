@@ -138,6 +138,7 @@ class _Worker:
 
 def _try_inputs(part: str, seed: int, first: int, step: int, folder: Path, tell: Connection) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(folder.parent)  # which is removed in the end
     with _log_of(folder).open("wb") as log:
         os.dup2(log.fileno(), 2)  # what C libraries say of damaged files
     module: Any = import_module(f"benchmarks.campaign.{part}")
