@@ -207,32 +207,40 @@ class Pipeline:
         Raises:
             ValueError: The choice or an image gain needs reference images, and the model has none.
         """
-        return self.weigh(image, self._chosen(image, config, precision))
+        return self.weigh(image, *self._chosen(image, config, precision))
 
     def _chosen(
         self, image: Float[np.ndarray, "N F"], config: GenerationConfig, precision: Precision = "auto"
-    ) -> list[list[Caption]]:
+    ) -> tuple[list[list[Caption]], list[list[float]] | None]:
+        """Captions, and their log P(w) where the choice has found it."""
         if not config.chooses:
-            return generate(self.model, self.vocabulary, image, config, self.centre, precision)
+            return generate(self.model, self.vocabulary, image, config, self.centre, precision), None
         if self.references is None:
             raise ValueError("a choice by the prior needs reference images, and this model has none")
         every = replace(config, n=config.beam)
         found = generate(self.model, self.vocabulary, image, every, self.centre, precision)
-        chosen = choose(self.model, self.vocabulary, image, found, config, self.references)
-        return [several[: config.n] for several in chosen]
+        chosen, prior = choose(self.model, self.vocabulary, image, found, config, self.references)
+        return [several[: config.n] for several in chosen], [several[: config.n] for several in prior]
 
-    def weigh(self, image: Float[np.ndarray, "N F"], captions: Sequence[Sequence[Caption]]) -> list[list[Caption]]:
+    def weigh(
+        self,
+        image: Float[np.ndarray, "N F"],
+        captions: Sequence[Sequence[Caption]],
+        prior: Sequence[Sequence[float]] | None = None,
+    ) -> list[list[Caption]]:
         """Captions with their confidence.
 
         Args:
             image: What `model.encode_image` gave of N photos.
             captions: Of each.
+            prior: log P(w) of each, if it is known.
         """
         flat = [caption for several in captions for caption in several]
         owner = [i for i, several in enumerate(captions) for _ in several]
         ids = [self.vocabulary.encode(caption.tokens) for caption in flat]
         said = np.array([caption.log_likelihood for caption in flat])
-        sure = iter(self.confidences(image[owner], ids, said))
+        usual = None if prior is None else np.array([value for several in prior for value in several])
+        sure = iter(self.confidences(image[owner], ids, said, usual))
         return [[replace(caption, confidence=next(sure)) for caption in several] for several in captions]
 
     def confidences(
@@ -278,7 +286,7 @@ class Pipeline:
         if self.references is None or not self.model.uses_image or len(usable) < FEWEST:
             return
         image = self.model.encode_image(features[usable])
-        best = [several[0] for several in self._chosen(image, replace(self.generation, n=1))]
+        best = [several[0] for several in self._chosen(image, replace(self.generation, n=1))[0]]
         good = good_captions([caption.tokens for caption in best], [said[i] for i in usable])
         if good is None:
             return

@@ -38,8 +38,8 @@ def choose(
     captions: Sequence[Sequence[Caption]],
     config: GenerationConfig,
     references: Float[np.ndarray, "R F"],
-) -> list[list[Caption]]:
-    """Captions in the order above, which is their score now.
+) -> tuple[list[list[Caption]], list[list[float]]]:
+    """Captions in the order above, which is their score now, and log P(w) of each.
 
     Args:
         model: Who speaks.
@@ -52,15 +52,18 @@ def choose(
     ids = [[vocabulary.encode(caption.tokens) for caption in several] for several in captions]
     prior = iter(usual_prior(model, vocabulary, [one for several in ids for one in several], references).tolist())
     drawn = spread(model, vocabulary, image, DRAWN, config.max_length) if config.agreement else [[]] * len(image)
-    chosen = []
+    chosen, priors = [], []
     for several, own, others in zip(captions, ids, drawn, strict=True):
         scored = []
         for caption, like in zip(several, agreement(own, others), strict=True):
-            worth = caption.log_likelihood - config.prior_weight * next(prior)
+            usual = next(prior)
+            worth = caption.log_likelihood - config.prior_weight * usual
             score = worth / len(caption.log_probabilities) ** config.length_exponent + config.agreement * like
-            scored.append(replace(caption, score=score))
-        chosen.append(sorted(scored, key=lambda caption: -caption.score))
-    return chosen
+            scored.append((replace(caption, score=score), usual))
+        scored.sort(key=lambda pair: -pair[0].score)
+        chosen.append([caption for caption, _ in scored])
+        priors.append([usual for _, usual in scored])
+    return chosen, priors
 
 
 def spread(
@@ -107,7 +110,7 @@ def agreement(sentences: Sequence[Sequence[int]], others: Sequence[Sequence[int]
 
 
 def _product(one: dict[tuple[int, ...], float], other: dict[tuple[int, ...], float]) -> float:
-    return sum(value * other.get(gram, 0.0) for gram, value in one.items())
+    return math.fsum(value * other.get(gram, 0.0) for gram, value in one.items())
 
 
 def _vector(ids: Sequence[int]) -> Vector:
