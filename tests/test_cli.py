@@ -20,6 +20,7 @@ import pytest
 from made import flickr, photo, pipeline
 
 from mrnn.cli import main
+from mrnn.cli.console import as_json, say
 from mrnn.cli.models import by_photo
 from mrnn.corpora import Photo
 from mrnn.pipeline import load
@@ -101,8 +102,8 @@ def test_caption_prints_a_line_a_photo(mrnn, model, tmp_path):
     result = mrnn("caption", *photos, "--model", model)
     assert result.code == 0, result.err
     lines = [line.split("\t") for line in result.out.splitlines()]
-    assert [name for name, _ in lines] == [str(p) for p in photos]
-    assert all(text for _, text in lines)
+    assert [name for name, *_ in lines] == [str(p) for p in photos]
+    assert all(text and not share for _, text, share in lines), "this model keeps no confidence"
     assert result.err == ""
 
 
@@ -403,7 +404,7 @@ def test_rank_photos_for_a_sentence(mrnn, ranker, tmp_path):
     code, out, _ = mrnn(*arguments[:-3], "--model", ranker, "--top", "9")
     values = {}
     for line in out.splitlines():
-        name, value, _ = line.split("\t")
+        name, value, *_ = line.split("\t")
         values.setdefault(name, []).append(value)
     assert len(values[str(photos[0])]) == 2 and len(set(values[str(photos[0])])) == 1, "a photo given twice ties"
 
@@ -460,8 +461,8 @@ def test_score_gives_every_pair_its_worth(mrnn, ranker, tmp_path):
     assert code == 1
     assert "gone.jpg: no such file" in err and "it has no word" in err and "line 5" in err
     header, *rows = [line.split("\t") for line in out.splitlines()]
-    assert len(header) == 6 and len(rows) == 2
-    raw, normalised, bits, _ = map(float, rows[0][2:])
+    assert len(header) == len(rows[0]) == 7 and len(rows) == 2
+    raw, normalised, bits, _ = map(float, rows[0][2:6])
     assert bits == pytest.approx(raw / math.log(2) / 4, abs=1e-3), "three words and the end sign"
     assert normalised != raw
     code, out, _ = mrnn("score", "--pairs", table, "--model", ranker, "--json")
@@ -591,6 +592,13 @@ def test_the_unexpected_is_one_line_too(mrnn, tmp_path, monkeypatch):
 
 def test_a_name_with_a_line_end_stays_on_its_line(mrnn, model, tmp_path):
     one_line_error(mrnn("caption", tmp_path / "a\nb.jpg", "--model", model), 1)
+
+
+def test_json_and_lines_hold_nothing_that_moves_the_cursor(capsys):
+    assert json.loads(as_json("a\x9b\x7f\u2028\x1b[2J")) == "a\x9b\x7f\u2028\x1b[2J"
+    say("a\x9b2J\x1b]0;x")
+    for text in (as_json("a\x9b\x7f\u2028\x1b[2J"), capsys.readouterr().err.rstrip("\n")):
+        assert text.isprintable()
 
 
 def test_a_full_disk_is_one_line(mrnn, made, model, cache):

@@ -703,7 +703,8 @@ def test_captions_without_photos_leave_out_those_of_held_out_photos(tmp_path):
     lines = tmp_path / "captions.txt"
     lines.write_text("a cat\n\n a dog \n")
     assert read_sentences(lines) == ["a cat", "a dog"]
-    for text in ("{", '{"images": [{}]}', '{"images": []}'):
+    number = '{"images": [{"filename": "1.jpg", "sentences": [{"raw": 3}]}]}'
+    for text in ("{", "[" * 100_000, '{"images": [{}]}', '{"images": []}', number):
         path.write_text(text)
         with pytest.raises(ValueError, match=r"captions\.json"):
             read_sentences(path)

@@ -3,6 +3,7 @@
 import builtins
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -467,6 +468,15 @@ def test_a_cut_arrow_file_is_refused_and_a_row_with_a_path_alone_is_a_file(tmp_p
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(ValueError, match=r"data\.arrow: damaged"):
         read_corpus(tmp_path)
+
+
+def test_an_arrow_file_whose_ends_lie_anywhere_is_refused():
+    data = Path(os.environ.get("MRNN_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+    field = data.parent / "field" / "51" / "arrow_segfault"
+    if not field.is_dir():
+        pytest.skip(f"no field cases at {field}")
+    with pytest.raises(ValueError, match=r"data-0\.arrow: damaged Parquet or Arrow file"):
+        read_corpus(field)
 
 
 def test_a_data_set_of_the_hub_is_read_where_the_library_keeps_it(tmp_path, monkeypatch):

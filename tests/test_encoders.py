@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mrnn.encoders import FeatureCache, ImageFeatures, pool_features
+from mrnn.encoders.proposals import load_proposer
 from mrnn.images import ImageError, Preprocessing
-from mrnn.networks import alexnet, efficientnet_lite, load_encoder, located, module_of, torch_encoder
+from mrnn.networks import alexnet, blank_network, efficientnet_lite, load_encoder, located, module_of, torch_encoder
 from mrnn.networks.vgg import VGG
 
 LITE = [*(f"efficientnet_lite{n}" for n in range(3)), "efficientnet_lite2@320"]
@@ -694,6 +695,27 @@ def test_a_damaged_transformers_folder_is_one_line(spec_of, tmp_path):
         with pytest.raises(ValueError, match=rf"huggingface:{tmp_path} cannot be loaded") as caught:
             load_encoder(f"huggingface:{tmp_path}")
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["own", "", "detr"])
+def test_a_models_own_code_is_never_run_nor_asked_for(tmp_path, monkeypatch, kind):
+    pytest.importorskip("transformers")
+
+    def asked(*_args):
+        raise AssertionError("somebody was asked")
+
+    monkeypatch.setattr("builtins.input", asked)
+    names = ("AutoConfig", "AutoModel", "AutoBackbone", "AutoImageProcessor", "AutoModelForObjectDetection")
+    config = {"auto_map": dict.fromkeys(names, "own.Own"), **({"model_type": kind} if kind else {})}
+    if kind == "detr":
+        config = {"model_type": kind, "use_timm_backbone": False, "backbone_config": {"model_type": "own", **config}}
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    for file in ("config.json", "preprocessor_config.json"):
+        (tmp_path / file).write_text(json.dumps(config))
+    for work in (load_encoder, blank_network, load_proposer):
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            work(f"huggingface:{tmp_path}")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_an_interruption_loses_nothing_that_was_whole(tmp_path):

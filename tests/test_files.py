@@ -1,9 +1,11 @@
 import os
+import subprocess
+import sys
 
 import pytest
 from safetensors import SafetensorError
 
-from mrnn.files import atomic_path, remove_leftovers, write_atomically, write_json
+from mrnn.files import atomic_path, write_atomically, write_json
 
 
 def test_a_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -28,12 +30,16 @@ def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
         write_json(tmp_path / "file" / "b.json", {})
 
 
-def test_leftovers_of_one_file_alone_are_removed(tmp_path):
-    names = (".a.json.writing-xyz", ".b.json.writing-xyz", ".a.json.template")
-    for name in names:
-        (tmp_path / name).mkdir()
-    remove_leftovers(tmp_path / "a.json")
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names[1:])
+def test_what_a_killed_writer_left_is_removed_by_the_next_process(tmp_path):
+    write = f"from mrnn.files import *; import os\nwith atomic_path({str(tmp_path / 'a.json')!r}) as path: "
+    subprocess.run([sys.executable, "-c", write + "os._exit(1)"], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.is_dir() and left.name.startswith(".a.json.")
+    with atomic_path(tmp_path / "b.json"):  # nobody's yet, and not for a process that runs
+        others = [p.name for p in tmp_path.iterdir()]
+        assert left.name not in others and len(others) == 1
+        subprocess.run([sys.executable, "-c", write + "pass"], check=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "b.json"]
 
 
 def test_a_link_stays_and_what_it_points_at_is_replaced(tmp_path):

@@ -481,6 +481,42 @@ def test_what_is_no_photo_of_yours_is_passed_over_and_counted(library, photos):
     assert any(kind.startswith("CR2 photos, which need an extra") for kind in report.passed)
 
 
+def test_links_are_followed_unless_that_is_not_asked_for(library, photos, tmp_path):
+    elsewhere = photo(tmp_path / "elsewhere" / "a.jpg", "red", 7)
+    (photos / "file.jpg").symlink_to(elsewhere)
+    (photos / "folder").symlink_to(elsewhere.parent)
+    assert library.index(photos).added == 5
+    report = library.index(photos, links=False)
+    assert (report.unchanged, report.removed, report.passed) == (4, 2, {"symbolic links": 2})
+
+
+def test_two_names_of_no_utf8_stay_two(library, photos):
+    content = (photos / "red.jpg").read_bytes()
+    names = [os.fsdecode(name) for name in (b"\xfe.jpg", b"\xff.jpg")]
+    for name in names:
+        (photos / name).write_bytes(content)
+    for _ in range(2):
+        report = library.index(photos)
+        assert sorted(Path(error.name).name for error in report.errors) == [r"\udcfe.jpg", r"\udcff.jpg"]
+        assert report.removed == 0
+
+
+def test_a_full_disk_and_a_damaged_table_are_told_in_our_words(library, photos, monkeypatch):
+    def full(*_args):
+        raise OSError("LanceError(IO): No space left on device (os error 28), /home/lance/src/local.rs:1:2")
+
+    reason = f"{library.place}: .*No space left on device"
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=reason) as e:
+        patched.setattr(library.tables, "latest", full)
+        library.tables.write("files", [{"path": "a", "size": 1, "time": 1, "hash": "", "error": ""}])
+    assert ".rs" not in str(e.value)
+    library.index(photos)
+    (data,) = (Path(str(library.place)) / "files.lance" / "data").glob("*.lance")
+    data.write_bytes(data.read_bytes()[:-40] + bytes(40))
+    with pytest.raises(LibraryGone):
+        Library(str(library.place), library.pipeline).tables.read("files", ["path"])
+
+
 def test_a_list_says_what_is_read_and_takes_nothing_out(library, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(photos)
     listed = tmp_path / "photos.txt"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin, features
 
+from benchmarks.campaign.hard import HARD, png
 from mrnn.images import IMAGE_SUFFIXES, ImageError, Preprocessing, date_of, open_image, open_photo, pixels_to_decode
 from mrnn.images.dates import date_in_name, parse_date
 from mrnn.images.metadata import read_metadata
@@ -527,6 +528,41 @@ def test_deep_grey_photos_take_little_more_memory_than_their_pixels():
     assert (np.asarray(image)[::100] == 116).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("huge-tile.tif", "tiles of 900,000,000 pixels"),
+        ("strips-more.tif", "more than 200,000 parts"),
+        ("large.bmp", "12000 x 12000 pixels take 576 MB to decode"),
+        ("large.ppm", "12000 x 12000 pixels take 576 MB to decode"),
+        ("exif-markers.jpg", "more than 200,000 parts"),
+        ("chunks.png", "more than 200,000 parts"),
+        ("fill-then-nothing.jpg", "holds no picture"),
+        ("scans.jpg", "20,001 scans"),
+        ("cut-off.jpg", "truncated"),
+        ("huge.jpg", "truncated"),
+        ("text.pgm", "written as text"),
+        ("runs-wide.bmp", "is packed"),
+    ],
+)
+def test_a_small_file_that_asks_for_much_is_refused(name, reason):
+    with pytest.raises(ImageError, match=reason):
+        open_photo(HARD[name](), min_side=260)
+
+
+@pytest.mark.parametrize("name", ["strips-plain.tif", "frames.gif", "fill.jpg", "comment.pgm", "raw-profile.png"])
+def test_what_stands_around_a_picture_costs_little(name):
+    assert open_photo(HARD[name](), min_side=260).image.getpixel((0, 0)) in ((0, 0, 0), (90, 90, 90))
+
+
+def test_a_large_photo_is_handed_on_reduced():
+    for colour, more in ((0, ()), (3, (chunk(b"tRNS", bytes([0] + [255] * 255)),))):
+        opened = open_photo(png(6000, 4000, 8, colour, *more), min_side=500)
+        assert (opened.width, opened.height, opened.image.size) == (6000, 4000, (750, 500))
+        assert opened.image.getcolors() == [(750 * 500, (255,) * 3 if more else (0,) * 3)]
+    assert open_image(png(10_000, 8500, 1, 0)).size == (5000, 4250)
+
+
 # When
 
 
@@ -742,7 +778,9 @@ def test_takeouts_file_beside_a_photo(tmp_path, monkeypatch, name, beside):
 
 
 @pytest.mark.parametrize(
-    "beside", ["", "[]", '{"photoTakenTime": 3}', '{"photoTakenTime": {"timestamp": "1e400"}}', "\x00", "[" * 10**5]
+    "beside",
+    ["", "[]", '{"photoTakenTime": 3}', "\x00", "[" * 10**5]
+    + [f'{{"photoTakenTime": {{"timestamp": {time}}}}}' for time in ('"1e400"', "1e400")],
 )
 def test_what_is_beside_a_photo_may_be_anything(tmp_path, beside):
     (tmp_path / "photo.jpg.json").write_text(beside)

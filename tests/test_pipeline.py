@@ -1,6 +1,8 @@
+import contextlib
 import fnmatch
 import itertools
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -14,6 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import mrnn
+from benchmarks.campaign.folders import WORDS as FEW
+from benchmarks.campaign.folders import tiny_model
 from mrnn import version
 from mrnn.files import sha256
 from mrnn.images import ImageError, open_image
@@ -535,6 +539,51 @@ def test_a_full_disk_leaves_the_old_model_whole(pipe, folder, photos, monkeypatc
     assert (folder / "model.safetensors").read_bytes() == before["model.safetensors"]
     load(folder).caption(photos)
     load(folder, "torch").caption(photos)
+
+
+def test_a_save_that_is_cut_off_anywhere_leaves_the_old_model_or_the_new_one(tmp_path, monkeypatch):
+    class Cut(Exception):
+        pass
+
+    left, used, prints = 0, 0, []
+
+    def cut(work):
+        def counted(*args, **options):
+            nonlocal used
+            used += 1
+            if used == left:
+                raise Cut
+            return work(*args, **options)
+
+        return counted
+
+    for seed, name in enumerate(("old", "new")):
+        tiny_model(seed, FEW).save(tmp_path / name)
+    old, new = (load(tmp_path / name, "onnx") for name in ("old", "new"))
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    for module, name in ((os, "link"), (Path, "rename"), (Path, "replace"), (Path, "mkdir"), (shutil, "rmtree")):
+        monkeypatch.setattr(module, name, cut(getattr(module, name)))
+    while True:
+        folder, used, left = tmp_path / f"{left}", 0, left + 2
+        shutil.copytree(tmp_path / "old", folder)
+        with contextlib.suppress(Cut):
+            new.save(folder)
+        cut_off, stopped, left = used >= left, left, 10**6
+        prints.append(load(folder, "onnx").fingerprint)
+        new.save(folder)
+        left = stopped
+        assert load(folder, "onnx").fingerprint == new.fingerprint
+        assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in (tmp_path / "new").iterdir())
+        if not cut_off:
+            break
+    assert prints == sorted(prints, key=[old.fingerprint, new.fingerprint].index)
+    assert set(prints) == {old.fingerprint, new.fingerprint}
+
+
+@pytest.mark.parametrize(("width", "said"), [(10**6, "safetensors: .* shape"), (10**12, "json: model.word is 10+,")])
+def test_sizes_that_are_not_those_of_the_weights_take_no_memory(folder, width, said):
+    change_config(folder, lambda config: config["model"].update(recurrent=width, word=width))
+    refuse(said, folder, "torch")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -2,11 +2,12 @@
 
 import codecs
 import contextlib
-import glob
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -14,13 +15,17 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+_MARK = ".writing-"
+_swept: set[Path] = set()
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Generator[Path]:
     """Give a temporary path of the same name, which takes the place of `path` when the block ends without an error.
 
-    A full disk or a kill leaves the old file, or none, and at most a hidden temporary folder beside it. A link stays,
-    and what it points at is replaced; what is no file, such as `/dev/stdout`, is written into.
+    A full disk or a kill leaves the old file, or none, and at most a hidden temporary folder beside it, which the next
+    process that writes there removes. A link stays, and what it points at is replaced; what is no file, such as
+    `/dev/stdout`, is written into.
 
     Raises:
         OSError: The file cannot be written; the message names it.
@@ -31,6 +36,7 @@ def atomic_path(path: Path | str) -> Generator[Path]:
         if not special:
             path = path.resolve()
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path.parent)
         with tempfile.TemporaryDirectory(
             dir=None if special else path.parent, prefix=_prefix(path.name), ignore_cleanup_errors=True
         ) as folder:
@@ -54,13 +60,39 @@ def atomic_path(path: Path | str) -> Generator[Path]:
 
 
 def _prefix(name: str) -> str:
-    return f".{name}.writing-"
+    """How a temporary folder is called: it names who writes, on which machine."""
+    return f".{name[:40]}{_MARK}{_machine()}-{os.getpid()}-"
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete what writers of a file that were killed left beside it; nobody may be writing it now."""
-    for leftover in path.parent.glob(f"{glob.escape(_prefix(path.name))}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def _machine() -> str:
+    return re.sub(r"[^\w.]", "_", socket.gethostname())
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file's name is that of a temporary folder."""
+    return name.startswith(".") and _MARK in name
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what writers of this machine that were killed left in a folder; once a process is enough."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    for name in filter(is_leftover, os.listdir(folder)):  # noqa: PTH208
+        machine, _, rest = name.rpartition(_MARK)[2].rpartition("-")[0].rpartition("-")
+        elsewhere = rest.isdigit() and machine != _machine()
+        if not elsewhere and not (rest.isdigit() and _runs(int(rest))):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    if os.name == "posix":  # elsewhere asking would end it
+        with contextlib.suppress(PermissionError):  # another user's
+            try:
+                os.kill(process, 0)
+            except ProcessLookupError:
+                return False
+    return True
 
 
 def write_atomically(path: Path | str, content: bytes) -> None:

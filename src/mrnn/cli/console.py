@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shlex
 import sys
 import unicodedata
@@ -168,8 +169,9 @@ def report(corpus) -> None:
 
 
 def as_json(value: Any) -> str:
-    """One line of JSON; bytes of a file's name that are no UTF-8 as escapes."""
-    return json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    """One line of JSON; what would move a terminal's cursor, and bytes of no UTF-8, as escapes."""
+    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    return re.sub("[\x7f-\x9f\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def typed_command() -> str:

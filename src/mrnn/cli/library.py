@@ -59,6 +59,7 @@ def index(
     exclude: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="GLOB", help_behavior_hint="(repeatable)")] = (),
     retry: bool = False,
     prune: bool = False,
+    no_links: bool = False,
     tolerant: Tolerant = False,
     ray: Annotated[tuple[()] | tuple[str] | None, arg(metavar="[ADDRESS]", help_behavior_hint="")] = None,
     device: Device = None,
@@ -73,6 +74,7 @@ def index(
         rebuild: Encode all photos anew if the library is of another model.
         exclude: Names, or paths below the folder, that are passed over, such as '*.png' or 'private/*'.
         retry: Try damaged photos again too, although their files have not changed.
+        no_links: Pass symbolic links over; else they are followed, also out of the folder.
         prune: Take photos that are gone out of the library, even if more than half of the folder's are.
         tolerant: Of truncated photos take what there is, also of those that were left out before.
         ray: Index by many processes, one a core: on this machine, or on the Ray cluster with this address.
@@ -90,6 +92,7 @@ def index(
             exclude=exclude,
             retry=retry or tolerant,
             prune=prune,
+            links=not no_links,
             waiting=_waiting,
             ray=None if ray is None else "".join(ray),
         )
@@ -97,10 +100,8 @@ def index(
         warn(f"left out {error}")
     for kind, n in sorted(report.passed.items()):
         say(f"passed over {n:,} {kind}")
-    print(
-        f"{photos.place}: {len(photos):,} photos ({report.added:,} new, {report.recognised:,} renamed or copied, "
-        f"{report.removed:,} gone, {report.unchanged:,} unchanged)"
-    )
+    did = f"{report.added:,} new, {report.recognised:,} renamed or copied, {report.removed:,} gone"
+    print(f"{visible(str(photos.place))}: {len(photos):,} photos ({did}, {report.unchanged:,} unchanged)")
     if report.guesses:
         warn(f"{report.guesses:,} captions of new photos are no more than a guess; mrnn search names them")
     if report.kept:
@@ -130,7 +131,7 @@ def forget(
     n = photos.forget(folder, _waiting)
     if not n:
         raise ValueError(f"{folder}: the library has no photo of it")
-    print(f"{photos.place}: {len(photos):,} photos ({n:,} files forgotten)")
+    print(f"{visible(str(photos.place))}: {len(photos):,} photos ({n:,} files forgotten)")
     return 0
 
 
@@ -285,5 +286,5 @@ def export(
         n, left = photos.export_sidecars(sidecars.expanduser(), overwrite, xmp)
     for path in left:
         warn(f"left {path}: it says something else (--overwrite replaces it)")
-    print(f"{file or sidecars}: captions of {n:,} photos")
+    print(f"{visible(str(file or sidecars))}: captions of {n:,} photos")
     return 1 if left else 0

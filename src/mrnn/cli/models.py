@@ -22,6 +22,7 @@ from mrnn.cli.console import (
     say,
     say_device,
     typed_command,
+    visible,
     warn,
     warn_photos,
 )
@@ -142,7 +143,7 @@ def evaluate(
         retriever = pipeline.retriever(photos.features, sentences, prior_weight=weight)
         more, scores = evaluate_retrieval(retriever, owner, None if exact else shortlist or SHORTLIST)
         figures |= more
-    print(f"{model} on {corpus.name}, split {split}")
+    print(visible(f"{model} on {corpus.name}, split {split}"))
     _print_figures(figures)
     if json is not None:
         write_json(
@@ -186,7 +187,7 @@ def convert(folder: Positional[Path], /, half: bool = False) -> int:
     pipeline = open_model(str(folder), "cpu", "torch")
     for note in workshop("models.saving").convert(pipeline, folder, half):
         say(note)
-    print(f"{folder}: up to date")
+    print(visible(f"{folder}: up to date"))
     return 0
 
 
@@ -250,7 +251,7 @@ def _train_aloud(room: Any, recipe: Any, name: str, corpus: "Corpus", out: Path,
         call = replace(call, on_features=encoded, on_errors=left_out, on_step=training_bar, on_note=say)
         pipeline = room.train_recipe(name, recipe, corpus, out, call)
     facts = pipeline.provenance["training"]
-    print(f"{out}: dev perplexity {facts['dev_perplexity']:.3f} after epoch {facts['best_epoch']}")
+    print(visible(f"{out}: dev perplexity {facts['dev_perplexity']:.3f} after epoch {facts['best_epoch']}"))
     return 1 if failed else 0
 
 

@@ -23,6 +23,7 @@ from mrnn.cli.console import (
     photos_of,
     print_row,
     print_table,
+    visible,
     warn,
     warn_guess,
 )
@@ -156,7 +157,7 @@ def explain(
             [[w.token, f"{w.evidence:.2f}", *(f"{bits:.2f}" for bits in w.branches.values())] for w in found.words],
         )
         for caption in found.support:
-            print(f"said of a like photo: {caption}")
+            print(visible(f"said of a like photo: {caption}"))
         if found.confidence is not None:
             print(f"confidence: {_share(found.confidence)}")
     if found.note:

@@ -19,7 +19,7 @@ import numpy as np
 from mrnn.corpora.base import Corpus, CorpusBuilder, PackedPhoto
 from mrnn.corpora.splits import normal_split, split_in, split_of_file
 from mrnn.corpora.table import caption_columns, captions_in, image_column, reading_arrow
-from mrnn.files import read_json
+from mrnn.files import first_line, read_json
 from mrnn.images import StoredPhoto
 
 PREFIX = "huggingface:"
@@ -47,8 +47,8 @@ class ParquetPhoto(StoredPhoto):
             with _LOCK:  # or two threads would read the same row group
                 cells = _cells(self.file, self.file.stat().st_mtime_ns, self.group, self.column)
             return cells[self.row].as_py() or b""
-        except pyarrow.ArrowException as error:
-            raise OSError(errno.EIO, str(error).splitlines()[0]) from None
+        except (pyarrow.ArrowException, IndexError) as error:
+            raise OSError(errno.EIO, first_line(error)) from None
 
 
 # Photos are asked for in order, but for the few that threads run ahead: so two row groups are enough.
@@ -189,6 +189,7 @@ def _arrow_rows(file: Path, pyarrow) -> Iterator[tuple[StoredPhoto | None, str, 
         source.seek(0)
         number = 0
         for batch in pyarrow.ipc.open_stream(source):
+            batch.validate(full=True)  # of a damaged file the ends of values may lie anywhere in memory
             image, columns = _columns(file, batch.schema)
             cells = batch.column(image)
             fields = dict(zip((field.name for field in cells.type), cells.flatten(), strict=True))

@@ -4,12 +4,11 @@ A JSON file in the layout of Karpathy's, `{"images": [{"filename": ..., "sentenc
 caption a line.
 """
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
 from mrnn.corpora.base import photo_key
-from mrnn.files import read_text
+from mrnn.files import read_json, read_text
 
 
 def read_sentences(path: Path, held_out: Collection[str] = ()) -> list[str]:
@@ -26,11 +25,11 @@ def read_sentences(path: Path, held_out: Collection[str] = ()) -> list[str]:
         sentences = [line.strip() for line in read_text(path).splitlines()]
     else:
         try:
-            images = json.loads(read_text(path))["images"]
+            images = read_json(path)["images"]
             rows = [(photo_key(Path(image["filename"]), flickr=True), image["sentences"]) for image in images]
             kept = [s for key, several in rows if key not in held_out for s in several]
             sentences = [(s if isinstance(s, str) else s["raw"]).strip() for s in kept]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not a JSON file of captions ({error!r})") from None
     sentences = [sentence for sentence in sentences if sentence]
     if not sentences:

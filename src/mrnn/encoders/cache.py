@@ -19,7 +19,7 @@ import numpy as np
 from filelock import FileLock
 
 from mrnn.encoders.base import Encoder
-from mrnn.files import sha256, write_json
+from mrnn.files import remove_leftovers, sha256, write_json
 from mrnn.images import ImageError, PhotoFile, StoredPhoto
 from mrnn.threads import cores, each
 
@@ -125,6 +125,7 @@ class FeatureCache:
     def _writing(self) -> Generator[tuple]:
         """Both files open for appending, cut to the same length, and locked against other processes."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
         if not (self.folder / "encoder.json").exists():
             write_json(self.folder / "encoder.json", self.encoder.describe())
         with FileLock(self.folder / "lock"), self._rows_file.open("ab") as rows, self._keys_file.open("ab") as lines:

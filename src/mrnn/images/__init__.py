@@ -12,7 +12,15 @@ from mrnn.images.kinds import (
     readable_suffixes,
 )
 from mrnn.images.metadata import SIDEWAYS
-from mrnn.images.opening import MAX_PIXELS, OpenedPhoto, open_image, open_photo, pixels_to_decode, said_date
+from mrnn.images.opening import (
+    MAX_PIXELS,
+    OpenedPhoto,
+    open_image,
+    open_photo,
+    pixels_to_decode,
+    read_photo,
+    said_date,
+)
 from mrnn.images.preprocessing import Preprocessing
 
 __all__ = [
@@ -31,6 +39,7 @@ __all__ = [
     "open_image",
     "open_photo",
     "pixels_to_decode",
+    "read_photo",
     "readable_suffixes",
     "said_date",
 ]

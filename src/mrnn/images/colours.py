@@ -31,7 +31,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return ImageCms.applyTransform(image, transform) or image
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _transform(profile: bytes, mode: str) -> Any:
     """From a profile to sRGB; None if there is nothing to do."""
     try:

@@ -99,7 +99,8 @@ def _local(seconds: float) -> datetime | None:
 
 def _from_takeout(path: Path) -> datetime | None:
     for name in _takeout_names(path.name):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # absent, or something else
+        # Absent, or something else.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
             seconds = json.loads((path.parent / name).read_bytes())["photoTakenTime"]["timestamp"]
             taken = _local(int(seconds))
             if taken is not None and taken.year in YEARS:

@@ -61,7 +61,7 @@ def read_metadata(exif: bytes, xmp: bytes, iptc: bytes = b"", created: bytes = b
     taken, taken_from = _taken(tags, xmp, iptc)
     if taken is None and (day := parse_date(_string(gps, _GPS_DATE))):
         taken, taken_from = _with_gps_time(day, gps, order), "GPS"
-    if taken is None and (taken := parse_date(created.decode("latin-1")) or _changed(changed)):
+    if taken is None and (taken := parse_date(created[:_LONGEST].decode("latin-1")) or _changed(changed)):
         taken_from = "PNG"
     sensible = orientation if orientation and 1 <= orientation <= 8 else 1
     return Metadata(sensible, taken, taken_from, _string(interop, _INTEROP_INDEX) == "R03")

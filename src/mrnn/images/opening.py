@@ -2,8 +2,11 @@
 
 import contextlib
 import io
+import itertools
+import math
 import os
-import re
+import struct
+import threading
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import import_module
@@ -11,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -19,7 +22,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from mrnn.images.colours import adobe_rgb, to_srgb
 from mrnn.images.kinds import FORMATS, RAW_SUFFIXES, ImageError, ImageSource, PreparedPhoto, StoredPhoto
 from mrnn.images.metadata import SIDEWAYS, Metadata, read_metadata
-from mrnn.images.parts import Parts, split, without_tags
+from mrnn.images.parts import MOST_PARTS, Parts, split, without_tags
 
 MAX_PIXELS = 150_000_000
 _ORIENTATION, _INK = 0x0112, 0x0106
@@ -36,6 +39,18 @@ _JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _LARGEST_TILE = 1 << 24  # pixels
 _PROGRESSIVE = ", as a progressive JPEG is held whole while it is decoded; save it as a baseline JPEG"
 _STRIP = 1 << 20  # pixels that are converted at a time
+_MEMORY = 300_000_000  # bytes that decoding may take
+# Pixels of the formats that are decoded through buffers of many times their size.
+_MOST_PIXELS = {"WEBP": 25_000_000, "HEIF": 50_000_000, "AVIF": 40_000_000, "JPEG2000": 15_000_000}
+_WHOLE = 1 << 24  # pixels up to which a photo is handed on as large as it was decoded, if a smaller one would do
+_BOTH = 400_000_000  # bytes of a decoded photo and of what is handed on of it
+_SCANNED = 10_000_000_000  # pixels that all scans of a JPEG may go over
+_PIXELS_A_BYTE = 512  # of a JPEG, at most: a bit a block
+_SMALL = 8_000_000  # bytes of a file that is decoded number by number
+_LARGEST_FILE = 1_000_000_000  # bytes
+_MOST_TILES = 10_000  # of a JPEG 2000
+_PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}  # of others 4
+_LARGE = threading.Lock()  # held while a photo is decoded that takes much memory
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ class OpenedPhoto:
     """A photo, and what its file says of it.
 
     Args:
-        image: Upright 8-bit RGB, in sRGB; it may be smaller than the photo.
+        image: Upright 8-bit RGB, in sRGB; it may be smaller than the photo, as it is of one of more than 50 megapixels.
         width: Of the upright photo, in pixels.
         height: Of the upright photo.
         taken: When it was taken, as its metadata say; None if they say nothing sensible.
@@ -76,18 +91,20 @@ def open_photo(
     Args:
         source: A path, a photo within a larger file, the bytes of a file, a file open for reading bytes, a PIL image,
             or an array of bytes (H, W, 3) in RGB, (H, W, 4) with opacity, or (H, W) in grey.
-        min_side: If given, a JPEG may be reduced while it is decoded, which is much faster, as long as
-            both its sides stay at this length or more.
-        max_pixels: Photos with more pixels are refused before they are decoded (decompression bombs). A JPEG that can
-            be reduced while it is decoded is reduced to fit. For other formats Pillow has a limit of its own, twice
-            `PIL.Image.MAX_IMAGE_PIXELS`, about 179 million.
+        min_side: If given, a JPEG may be reduced while it is decoded, which is much faster, and a large photo of
+            another format after it, as long as both sides stay at this length or more.
+        max_pixels: Photos with more pixels are refused before they are decoded (decompression bombs), and so are those
+            whose decoding would take more than about 300 MB. A JPEG that can be reduced while it is decoded is reduced
+            to fit. For other formats Pillow has a limit of its own, twice `PIL.Image.MAX_IMAGE_PIXELS`, about 179
+            million.
         tolerant: Of a truncated photo take what there is; the rest is black or grey.
 
     Raises:
         ImageError: The photo is missing, unreadable, empty, truncated, too large, or no image.
     """
     name = _name(source)
-    with _told(name, max_pixels):
+    with contextlib.ExitStack() as held:
+        held.enter_context(_told(name, max_pixels))
         source = _at_hand(name, source)
         if isinstance(source, Image.Image):
             image, metadata, profile = source, Metadata(), source.info.get("icc_profile")
@@ -102,20 +119,19 @@ def open_photo(
             profile = parts.profile or image.info.get("icc_profile")
             metadata = _metadata(image, parts)
             size = _reduce(name, image, parts, min_side, max_pixels)
+            if image.width * image.height > _WHOLE:
+                held.enter_context(_LARGE)
             if parts.scan and not parts.has_end:
                 image = _without_end(name, image, parts, max_pixels, tolerant)
             metadata = _load(image, metadata, tolerant)
             if isinstance(image, TiffImageFile) and image.mode == "I" and not _fits_16_bits(image):
                 raise ImageError(name, "is a TIFF of 32-bit or negative numbers, which have no known range")
-            if isinstance(image, TiffImageFile) and image.mode.startswith("I;16") and image.tag_v2.get(_INK) == 0:
-                image = ImageOps.invert(_grey(image))  # in which 0 is white
-        if image.size != size and metadata.orientation in SIDEWAYS:
-            size = size[::-1]  # of a JPEG that was reduced
-        method = _UPRIGHT.get(metadata.orientation)
-        upright = image if method is None else image.transpose(method)
-        width, height = upright.size if image.size == size else size
         profile = _bytes(profile) or (adobe_rgb() if metadata.adobe_rgb else b"")
-        rgb = _to_rgb(upright, profile)
+        rgb = _to_rgb(image, profile, _scale(image, min_side))
+        del image  # before its copy is turned
+        if (method := _UPRIGHT.get(metadata.orientation)) is not None:
+            rgb = rgb.transpose(method)
+        width, height = size[::-1] if metadata.orientation in SIDEWAYS else size
         rgb.info.clear()  # what the file said of orientation and colours is not true of it any more
         return OpenedPhoto(rgb, width, height, metadata.taken, metadata.taken_from)
 
@@ -207,12 +223,25 @@ def _at_hand(name: str, source: ImageSource) -> str | os.PathLike | StoredPhoto 
     return source
 
 
+def read_photo(source: str | os.PathLike | StoredPhoto) -> bytes:
+    """The bytes of a photo's file.
+
+    Raises:
+        ImageError: There are more than a photo has.
+        OSError: They cannot be read.
+    """
+    if isinstance(source, StoredPhoto):
+        return source.read_bytes()
+    with Path(source).open("rb") as file:
+        content = file.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise ImageError(_name(source), f"has more than {_LARGEST_FILE:,} bytes")
+    return content
+
+
 def _open(name: str, source: str | os.PathLike | StoredPhoto | bytes) -> tuple[ImageFile, Parts]:
     """A photo that is not decoded yet, and the parts of its file."""
-    if isinstance(source, bytes):
-        content = source
-    else:
-        content = (source if isinstance(source, StoredPhoto) else Path(source)).read_bytes()
+    content = source if isinstance(source, bytes) else read_photo(source)
     if not content:
         raise ImageError(name, "is empty")
     if content[4:8] == b"ftyp":
@@ -299,6 +328,67 @@ def _check(name: str, image: Image.Image, max_pixels: int, why: str = "") -> Non
         _check_tiff(name, image)
 
 
+def _check_memory(name: str, image: ImageFile, parts: Parts, size: tuple[int, int]) -> None:
+    """Refuse a photo whose decoding would take too much memory or time.
+
+    Args:
+        name: Of the photo.
+        image: As it will be decoded.
+        parts: Of its file.
+        size: Before a JPEG was reduced.
+    """
+    pixels, content = image.width * image.height, len(parts.picture)
+    format = image.format or ""
+    if format == "JPEG2000":
+        pixels >>= 2 * getattr(image, "_reduce", 0)
+    if pixels > (most := _MOST_PIXELS.get(format, pixels)):
+        raise ImageError(name, f"{size[0]} x {size[1]} pixels are more than the limit of {most:,} for {format}")
+    memory = pixels * _PIXEL_BYTES.get(image.mode, 4)
+    if isinstance(image, TiffImageFile) and image.tile:
+        memory += _piece(image)
+    if parts.scan and not parts.in_rows:
+        memory += round(2 * parts.samples * size[0] * size[1])
+        scans = sum(1 for _ in itertools.islice(parts.scans(), MOST_PARTS))
+        if scans * size[0] * size[1] > _SCANNED:
+            raise ImageError(name, f"is a JPEG of {scans:,} scans, more than a photo has")
+    if memory > _MEMORY:
+        raise ImageError(
+            name,
+            f"{size[0]} x {size[1]} pixels take {memory / 1e6:,.0f} MB to decode, more than the limit of "
+            f"{_MEMORY / 1e6:,.0f}{_PROGRESSIVE if parts.scan and not parts.in_rows else ''}",
+        )
+    if parts.scan and size[0] * size[1] > max(_WHOLE, _PIXELS_A_BYTE * content):
+        raise ImageError(name, "is damaged (the file is truncated)")
+    codec = image.tile[0][0] if image.tile else ""
+    if codec in ("bmp_rle", "ppm_plain") and max(content, pixels, 256 * image.width) > _SMALL:
+        kind = "packed" if codec == "bmp_rle" else "written as text"
+        raise ImageError(name, f"is a large {format} that is {kind}, which is too slow; save it in another way")
+    if format == "JPEG2000" and (tiles := _jpeg2000_tiles(parts.picture)) > _MOST_TILES:
+        raise ImageError(name, f"is a JPEG 2000 of {tiles:,} tiles, more than the limit of {_MOST_TILES:,}")
+
+
+def _piece(image: TiffImageFile) -> int:
+    """Bytes of the largest piece of a packed TIFF, which is unpacked beside the image."""
+    tags = image.tag_v2
+    width, rows = tags.get(322, image.width), tags.get(323, min(image.height, tags.get(278, image.height)))
+    return 0 if image.info.get("compression") == "raw" else width * rows * sum(tags.get(258, (1,))) // 8
+
+
+def _jpeg2000_levels(content: bytes) -> int:
+    """How often the sides of a JPEG 2000 can be halved while it is decoded."""
+    head = content[content.find(b"\xff\x4f\xff\x51") :]
+    return min(5, (head[head.find(b"\xff\x52") :][9:10] or b"\0")[0])
+
+
+def _jpeg2000_tiles(content: bytes) -> int:
+    """How many tiles the head of a JPEG 2000 speaks of."""
+    head = content[content.find(b"\xff\x4f\xff\x51") :][8:40]
+    if len(head) < 32:
+        return 0
+    right, bottom, _, _, width, height, left, top = struct.unpack(">8I", head)
+    return -(-(right - left) // max(1, width)) * -(-(bottom - top) // max(1, height))
+
+
 def _check_tiff(name: str, image: TiffImageFile) -> None:
     """Refuse what Pillow would read wrongly, or with far more memory than the pixels take."""
     tags, packed = image.tag_v2, image.info.get("compression") != "raw"
@@ -311,18 +401,37 @@ def _check_tiff(name: str, image: TiffImageFile) -> None:
         raise ImageError(name, "is a big-endian TIFF of packed numbers, which are not read; save it as 8 or 16 bits")
 
 
-def _reduce(name: str, image: Image.Image, parts: Parts, min_side: int | None, max_pixels: int) -> tuple[int, int]:
+def _reduce(name: str, image: ImageFile, parts: Parts, min_side: int | None, max_pixels: int) -> tuple[int, int]:
     """Have a JPEG reduced while it is decoded, and refuse what is too large; the size before."""
     width, height = size = image.size
     if not parts.in_rows:  # others are held whole while they are decoded
         _check(name, image, max_pixels, _PROGRESSIVE if parts.scan else "")
     if parts.scan:
-        wanted = 1 if min_side is None else min(size) // min_side
-        fits = next((scale for scale in (1, 2, 4) if width * height <= max_pixels * scale**2), 8) * parts.in_rows
-        scale = max(fits, next((scale for scale in (8, 4, 2) if scale <= wanted), 1))
+        most = min(max_pixels, _MEMORY // 4)
+        fits = next((scale for scale in (1, 2, 4) if width * height <= most * scale**2), 8) * parts.in_rows
+        scale = max(fits, _wanted(size, min_side))
         image.draft("RGB", (max(1, width // scale), max(1, height // scale)))
         _check(name, image, max_pixels)
+    elif image.format == "JPEG2000" and width * height > _WHOLE:
+        halvings = min(_jpeg2000_levels(parts.picture), _wanted(size, min_side).bit_length() - 1)
+        image.reduce = halvings  # ty: ignore[invalid-assignment]
+    _check_memory(name, image, parts, size)
     return size
+
+
+def _wanted(size: tuple[int, int], min_side: int | None) -> int:
+    """How many times smaller the sides may be, as far as decoders go."""
+    wanted = 1 if min_side is None else min(size) // min_side
+    return next((scale for scale in (8, 4, 2) if scale <= wanted), 1)
+
+
+def _scale(image: Image.Image, min_side: int | None) -> int:
+    """How many times smaller a decoded photo is handed on."""
+    pixels = image.width * image.height
+    if pixels <= _WHOLE:
+        return 1
+    room = max(4 * _WHOLE, _BOTH - pixels * _PIXEL_BYTES.get(image.mode, 4))
+    return max(_wanted(image.size, min_side), math.ceil((4 * pixels / room) ** 0.5))
 
 
 def _without_end(name: str, image: ImageFile, parts: Parts, max_pixels: int, tolerant: bool) -> ImageFile:
@@ -333,9 +442,9 @@ def _without_end(name: str, image: ImageFile, parts: Parts, max_pixels: int, tol
     picture = parts.picture.rstrip(b"\xff")
     if len(picture.rstrip(b"\0")) < len(picture) - 16:  # space that a download has not filled yet
         picture = picture.rstrip(b"\0\xff")
-    *_, last = re.finditer(rb"\xff[\xc4\xda]", picture)
-    if last.end() + max(2, int.from_bytes(picture[last.end() : last.end() + 2])) > len(picture):
-        picture = picture[: last.start()]  # the head of one more scan, cut off
+    last = max(picture.rfind(b"\xff\xc4"), picture.rfind(b"\xff\xda"))
+    if last + 2 + max(2, int.from_bytes(picture[last + 2 : last + 4])) > len(picture):
+        picture = picture[:last]  # the head of one more scan, cut off
     ended = JpegImageFile(io.BytesIO(picture + b"\xff\xd9"))
     if not tolerant:
         if not parts.has_all_scans:
@@ -374,9 +483,30 @@ def _load(image: ImageFile, metadata: Metadata, tolerant: bool) -> Metadata:
     return replace(metadata, orientation=tags.get(_ORIENTATION, 1))
 
 
-def _to_rgb(image: Image.Image, profile: bytes) -> Image.Image:
+def _to_rgb(image: Image.Image, profile: bytes, scale: int) -> Image.Image:
+    """An image as RGB and a number of times smaller, some rows at a time."""
+    width, height = image.size
+    rows = max(1, _STRIP // (width * scale)) * scale
+    black = white = 0.0
     if image.mode.startswith("I") or image.mode == "F":
-        image = _grey(image)
+        # Pillow opens a 16-bit file as I;16 or, for some formats, as 32-bit I; F has no fixed range.
+        white = 65535 if image.mode != "F" else max(_extreme(image, 1), 1.0)
+        if isinstance(image, TiffImageFile) and image.mode.startswith("I;16") and image.tag_v2.get(_INK) == 0:
+            black, white = white, black
+    if height <= rows and scale == 1:
+        return _rows_to_rgb(image, profile, black, white)
+    rgb = Image.new("RGB", (-(-width // scale), -(-height // scale)))
+    averages = image.mode in ("L", "LA", "RGB", "RGBA", "CMYK") and "transparency" not in image.info
+    for row in range(0, height, rows):
+        part = image.crop((0, row, width, min(row + rows, height)))
+        part = _rows_to_rgb(part.reduce(scale) if averages else part, profile, black, white)
+        rgb.paste(part if averages else part.reduce(scale), (0, row // scale))
+    return rgb
+
+
+def _rows_to_rgb(image: Image.Image, profile: bytes, black: float, white: float) -> Image.Image:
+    if black != white:
+        image = _grey(image, black, white)
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if profile:
@@ -398,17 +528,14 @@ def _extreme(image: Image.Image, which: int) -> float:
     return found
 
 
-def _grey(image: Image.Image) -> Image.Image:
-    """Numbers of 16 or 32 bits as 8 bits, some rows at a time."""
-    # Pillow opens a 16-bit file as I;16 or, for some formats, as 32-bit I; F has no fixed range.
-    top = 65535 if image.mode != "F" else max(_extreme(image, 1), 1.0)
+def _grey(image: Image.Image, black: float, white: float) -> Image.Image:
+    """Numbers of 16 or 32 bits, from that of black to that of white, as 8 bits."""
+    with np.errstate(invalid="ignore"):  # what is no number is refused below
+        values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("it holds numbers that are not finite")
     transparent = image.info.get("transparency")
-    grey, rows = Image.new("L", image.size), max(1, _STRIP // image.width)
-    for row in range(0, image.height, rows):
-        values = np.asarray(image.crop((0, row, image.width, min(row + rows, image.height)))).astype(np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("it holds numbers that are not finite")
-        if isinstance(transparent, int):
-            values[values == transparent] = top
-        grey.paste(Image.fromarray((values.clip(0, top) * (255 / top)).astype(np.uint8)), (0, row))
-    return grey
+    if isinstance(transparent, int):
+        values[values == transparent] = white
+    values = values.clip(min(black, white), max(black, white))
+    return Image.fromarray(((values - black) * (255 / (white - black))).astype(np.uint8))

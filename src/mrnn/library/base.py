@@ -14,7 +14,7 @@ from mrnn.images import ImageError, ImageSource
 from mrnn.library import export, reading, searching
 from mrnn.library.place import place_of
 from mrnn.library.reading import Batch, Reader
-from mrnn.library.rows import date_row, file_row
+from mrnn.library.rows import date_row, file_row, written_path
 from mrnn.library.searching import SHORTLIST, Filters, Found
 from mrnn.library.tables import Tables, quote, tables_of
 from mrnn.library.walk import Listed, Walk, is_list, normal
@@ -96,6 +96,7 @@ class Library:
         exclude: Sequence[str] = (),
         retry: bool = False,
         prune: bool = False,
+        links: bool = True,
         waiting: Callable[[str], None] = lambda who: None,
         ray: str | None = None,
     ) -> IndexReport:
@@ -110,6 +111,7 @@ class Library:
             exclude: Patterns of names that are passed over.
             retry: Try files again that could not be used, also those that are damaged.
             prune: Take out what is gone however much it is.
+            links: Follow symbolic links, wherever they lead.
             waiting: Told who writes the library, if one must wait.
             ray: Address of the Ray cluster that does it, empty for this machine's cores; this process alone if None.
 
@@ -119,7 +121,7 @@ class Library:
         """
         folder = normal(folder)
         listed = is_list(folder)
-        photos = Listed(folder, exclude) if listed else Walk(folder, exclude)
+        photos = Listed(folder, exclude, links) if listed else Walk(folder, exclude, links)
         if ray is None:
             reader = reading.in_this_process(self.pipeline, self.tables, threads or cores())
         else:
@@ -277,7 +279,7 @@ class _Run:
         """Read what is new of some photos, and take out what is gone."""
         here, new = set(), []
         for path, status in photos:
-            here.add(path)
+            here.add(written_path(path))
             file = file_row(path, status.st_size, status.st_mtime_ns)
             if self._settled(file):
                 self.report.unchanged += 1
@@ -312,7 +314,7 @@ class _Run:
             self.tables.tidy()
 
     def _settled(self, file: dict[str, Any]) -> bool:
-        row = self.known.get(file["path"])
+        row = self.known.get(written_path(file["path"]))
         if row is None or (row["size"], row["time"]) != (file["size"], file["time"]):
             return False
         if row["error"]:

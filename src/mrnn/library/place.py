@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from mrnn.files import first_line, read_json, write_json
+from mrnn.files import first_line, is_leftover, read_json, write_json
 
 BEAT = 10.0  # seconds between two signs of life of a process that writes to object storage
 _TAKEN = ("access_key_id", "secret_access_key", "session_token", "region", "endpoint", "allow_http")
@@ -54,7 +54,8 @@ class Folder:
 
     def names(self) -> set[str]:
         """What lies here."""
-        return {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        names = os.listdir(self.path) if self.path.is_dir() else []  # noqa: PTH208
+        return {name for name in names if not is_leftover(name)}
 
     def has(self, name: str) -> bool:
         """Whether a note lies here."""

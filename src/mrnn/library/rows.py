@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mrnn.files import sha256
-from mrnn.images import RAW_SUFFIXES, ImageError, date_of, open_photo, said_date
+from mrnn.images import RAW_SUFFIXES, ImageError, date_of, open_photo, read_photo, said_date
 from mrnn.pipeline import Pipeline
 
 THUMBNAIL = 256
@@ -41,6 +41,11 @@ def file_row(path: str, size: int, time: int) -> dict[str, Any]:
     return {"path": path, "size": size, "time": max(-_INT64, min(time, _INT64)), "hash": "", "error": ""}
 
 
+def written_path(path: str) -> str:
+    """A path as a row holds it: bytes that are no UTF-8 as escapes, so that two such names stay two."""
+    return path.encode(errors="backslashreplace").decode()
+
+
 def read_file(pipeline: Pipeline, file: dict[str, Any], known: Container[str]) -> ReadFile:
     """Read a file, and decode it unless its content is known.
 
@@ -52,7 +57,7 @@ def read_file(pipeline: Pipeline, file: dict[str, Any], known: Container[str]) -
     row, path = dict(file), file["path"]
     try:
         path.encode()
-        content = Path(path).read_bytes()
+        content = read_photo(path)
         row["hash"] = sha256(content)
         if row["hash"] in known:
             return ReadFile(row, {})
@@ -73,7 +78,7 @@ def read_file(pipeline: Pipeline, file: dict[str, Any], known: Container[str]) -
     except ImageError as error:
         row["error"] = error.reason
     except UnicodeEncodeError:
-        row |= {"error": "has a name that is not UTF-8", "path": path.encode(errors="backslashreplace").decode()}
+        row |= {"error": "has a name that is not UTF-8", "path": written_path(path)}
     except OSError as error:
         row["error"] = f"cannot be read ({error.strerror})"
     row["hash"] = ""

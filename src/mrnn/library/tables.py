@@ -12,6 +12,7 @@ Shapes: N photos, M width of an image vector.
 """
 
 import contextlib
+import functools
 import math
 import os
 import uuid
@@ -49,6 +50,24 @@ def one_of(column: str, values: Sequence[str]) -> str:
 def parts(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
     """Some at a time, so that a condition stays short."""
     return (values[i : i + size] for i in range(0, len(values), size))
+
+
+def _told(method: Callable) -> Callable:
+    """A method of `Tables` in our words: Lance's panics, which are no `Exception`, mean that the library is damaged."""
+
+    @functools.wraps(method)
+    def told(self: "Tables", *args: Any, **options: Any) -> Any:
+        try:
+            return method(self, *args, **options)
+        except OSError as error:  # of a write; Lance names its own source file too
+            reason = "No space left on device" if "os error 28" in str(error) else first_line(error).partition(", /")[0]
+            raise OSError(f"{self.place}: cannot be written ({reason})") from None
+        except BaseException as error:
+            if isinstance(error, RuntimeError) or type(error).__name__ == "PanicException":
+                raise LibraryGone(f"{self.place}: is damaged ({first_line(error)}); delete it and index anew") from None
+            raise
+
+    return told
 
 
 class Tables:
@@ -101,6 +120,7 @@ class Tables:
         }
         self._open: dict[str, Any] = {}
         self._made: str | None = None
+        self._whole: set[str] = set()  # data files that were seen to be
         there = place.names()
         if "library.json" not in there and any(name not in _OURS for name in there):
             raise ValueError(f"{place}: is not empty and no photo library; give another --library")
@@ -141,6 +161,7 @@ class Tables:
         """
         return self.place.writing(waiting)
 
+    @_told
     def latest(self, name: str) -> Any:
         """A table as it is now.
 
@@ -187,20 +208,37 @@ class Tables:
         """How many rows a table has; errors are those of `read`."""
         return self._ask(name, lambda table: table.count_rows())
 
+    @_told
     def _ask(self, name: str, question: Callable[[Any], Any]) -> Any:
         """Ask a table as it is now; once more if what it is made of went away meanwhile, as when others tidy it."""
-        for _ in range(2):
+        for again in (True, False):
             table = self.latest(name)
             try:
                 return question(table)
             except (OSError, ValueError, RuntimeError) as error:
                 self._open.pop(name, None)
-                problem = first_line(error)
-        raise LibraryGone(f"{self.place}: cannot be read ({problem})")
+                if not again:
+                    raise self._unread(error) from None
+        raise AssertionError
+
+    def _unread(self, error: Exception) -> Exception:
+        """What a failure to read means, in our words or for `_told`."""
+        if isinstance(error, RuntimeError):
+            return error
+        return LibraryGone(f"{self.place}: cannot be read ({first_line(error)})")
 
     def batches(self, name: str, columns: Sequence[str], where: str = "", size: int = 1024) -> Iterator[Any]:
         """`read`, some rows at a time."""
-        return iter(_scanner(self.latest(name), columns, where, {"batch_size": size}).to_batches())
+        batches = iter(_scanner(self.latest(name), columns, where, {"batch_size": size}).to_batches())
+        while (batch := self._next(batches)) is not None:
+            yield batch
+
+    @_told
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches, None)
+        except (OSError, ValueError) as error:
+            raise self._unread(error) from None
 
     def nearest(self, vector: np.ndarray, k: int, where: str, columns: Sequence[str]) -> tuple[Any, np.ndarray]:
         """The k photos whose image vectors have the largest products with a vector.
@@ -240,6 +278,7 @@ class Tables:
                 found.setdefault(row["hash"], []).append(row["path"])
         return found
 
+    @_told
     def write(self, name: str, rows: Sequence[dict[str, Any]]) -> list[Any]:
         """Write rows that no version of a table has until they are committed; another process may do that.
 
@@ -254,12 +293,14 @@ class Tables:
 
         return list(write_fragments(self._arrow(name, rows), self.latest(name))) if rows else []
 
+    @_told
     def commit(self, name: str, fragments: Sequence[Any]) -> None:
         """Make what `write` wrote part of a table, by one version."""
         if fragments:
             table, append = self._owned(name), self._lance.LanceOperation.Append(list(fragments))
             self._lance.LanceDataset.commit(table, append, read_version=table.version)
 
+    @_told
     def put(self, name: str, rows: Sequence[dict[str, Any]], key: str) -> None:
         """Commit rows; those of the same key are replaced.
 
@@ -272,6 +313,7 @@ class Tables:
             merge = self._owned(name).merge_insert(key)
             merge.when_matched_update_all().when_not_matched_insert_all().execute(self._arrow(name, rows))
 
+    @_told
     def update(self, name: str, rows: Sequence[dict[str, Any]], key: str) -> None:
         """Commit some columns of rows that are there.
 
@@ -287,6 +329,7 @@ class Tables:
             merge = self._owned(name).merge_insert(key)
             merge.when_matched_update_all().execute(pa.Table.from_pylist(list(rows), schema=schema))
 
+    @_told
     def delete(self, name: str, column: str, values: Sequence[str]) -> None:
         """Take the rows out whose column has one of the values."""
         for some in parts(list(values)):
@@ -303,11 +346,22 @@ class Tables:
         return self.latest(name)
 
     def _dataset(self, name: str, session: Any = None) -> Any:
-        return self._lance.dataset(self.place.uri(f"{name}.lance"), session=session, storage_options=self.place.options)
+        uri = self.place.uri(f"{name}.lance")
+        table = self._lance.dataset(uri, session=session, storage_options=self.place.options)
+        # What Lance tells Arrow ends the process where it has a zero byte: names, and what is wrong with a file's head.
+        if any("\0" in name for name in _names(table.lance_schema.fields())):
+            raise ValueError(f"{uri}: is damaged")
+        for fragment in table.get_fragments() if self.place.locked else ():
+            files = {file.path for file in fragment.data_files()}
+            if not files <= self._whole:
+                fragment.take([0])  # which is told in another way
+                self._whole |= files
+        return table
 
     def _create(self, name: str, data: Any) -> None:
         self._lance.write_dataset(data, self.place.uri(f"{name}.lance"), storage_options=self.place.options)
 
+    @_told
     def tidy(self) -> None:
         """Join small files, drop versions that nobody reads any more, and keep the index of vectors up to date."""
         for name in self.schemas:
@@ -402,6 +456,12 @@ def _scanner(table: Any, columns: Sequence[str], where: str, options: dict[str, 
         disable_scoring_autoprojection=True,
         **options,
     )
+
+
+def _names(fields: Sequence[Any]) -> Iterator[str]:
+    for field in fields:
+        yield field.name()
+        yield from _names(field.children())
 
 
 def _indices(table: Any) -> set[str]:

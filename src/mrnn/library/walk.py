@@ -34,14 +34,16 @@ class Walk:
     Args:
         folder: To walk.
         exclude: Patterns of names, or of paths below the folder, that are passed over (`*.png`, `private/*`).
+        links: Follow symbolic links, also out of the folder; else they are passed over.
 
     Attributes:
         unread: The folders that could not be read.
         passed: How many of which kind were passed over.
     """
 
-    def __init__(self, folder: Path, exclude: Sequence[str] = ()):
-        self.folder, self.exclude = folder, (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    def __init__(self, folder: Path, exclude: Sequence[str] = (), links: bool = True):
+        self.folder, self.links = folder, links
+        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self.unread: list[ImageError] = []
         self.passed: Counter[str] = Counter()
         self._readable = readable_suffixes()
@@ -68,7 +70,9 @@ class Walk:
                 continue
             for entry in entries:
                 with contextlib.suppress(OSError):
-                    if entry.is_dir():
+                    if not self.links and entry.is_symlink():
+                        self.passed["symbolic links"] += 1
+                    elif entry.is_dir():
                         if not self._passes_folder(entry):
                             waiting.append(entry.path)
                     elif self._is_photo(entry):
@@ -110,14 +114,15 @@ class Listed:
     Args:
         file: As for `listed`.
         exclude: As for `Walk`; paths begin where we are.
+        links: As for `Walk`, within the folders it names.
 
     Attributes:
         unread: What cannot be found.
         passed: As for `Walk`.
     """
 
-    def __init__(self, file: Path, exclude: Sequence[str] = ()):
-        self.exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    def __init__(self, file: Path, exclude: Sequence[str] = (), links: bool = True):
+        self.links, self.exclude = links, (exclude,) if isinstance(exclude, str) else tuple(exclude)
         self.unread: list[ImageError] = []
         self.passed: Counter[str] = Counter()
         self._paths = list(dict.fromkeys(os.fspath(normal(Path(name))) for name in listed(file.read_bytes())))
@@ -141,7 +146,7 @@ class Listed:
                 self.unread.append(ImageError(path, f"cannot be read ({error.strerror})"))
                 continue
             if stat.S_ISDIR(status.st_mode):
-                walk = Walk(Path(path), self.exclude)
+                walk = Walk(Path(path), self.exclude, self.links)
                 yield from walk
                 self.unread += walk.unread
                 self.passed += walk.passed

@@ -43,16 +43,17 @@ def check_shares(config: Config, *names: str) -> None:
 
 
 def check_sizes(config: Config, *names: str) -> None:
-    """Refuse layers without units.
+    """Refuse layers without units, and sizes that no model has.
 
     Raises:
-        ValueError: One of them is below 1.
+        ValueError: One of them is below 1, or above a million.
     """
     for name in names:
-        if getattr(config, name) < 1:
-            raise ValueError(f"model.{name} is {getattr(config, name)}, but must be 1 or more")
+        if not 1 <= getattr(config, name) <= MOST_UNITS:
+            raise ValueError(f"model.{name} is {getattr(config, name)}, but must be between 1 and {MOST_UNITS:,}")
 
 
+MOST_UNITS = 1_000_000
 MOST_DROPPED = 0.99
 
 

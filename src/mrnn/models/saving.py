@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mrnn.encoders import Encoder
 from mrnn.encoders.proposals import load_proposer
 from mrnn.encoders.regions import BoxRegions, GridRegions
-from mrnn.files import atomic_path, first_line, remove_leftovers, sha256, write_atomically, write_json
+from mrnn.files import atomic_path, first_line, sha256, write_atomically, write_json
 from mrnn.images import Preprocessing
 from mrnn.model_card import model_card
 from mrnn.models import LanguageModel, build_model
@@ -35,7 +35,7 @@ from mrnn.networks import blank_network, load_encoder, module_of
 from mrnn.networks.split import Joined, blocks_of
 from mrnn.networks.torch_network import TorchNetwork
 from mrnn.pipeline import Pipeline
-from mrnn.runtime.folder import ENCODER_WEIGHTS, FORMAT, NEEDED, REFERENCES, WEIGHTS, ModelFolder, seal
+from mrnn.runtime.folder import ENCODER_WEIGHTS, FORMAT, REFERENCES, WEIGHTS, ModelFolder, current, replacing, seal
 from mrnn.tasks.familiarity import Familiarity
 from mrnn.text import Vocabulary
 
@@ -43,7 +43,7 @@ _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.in
 
 
 def save(pipeline: Pipeline, folder: Path, dtype: torch.dtype = torch.float32, name: str = "") -> list[str]:
-    """Write the folder; each file is replaced as a whole, `config.json`, which knows the others, last.
+    """Write the folder, the whole model or nothing.
 
     Args:
         pipeline: In PyTorch's hands.
@@ -57,12 +57,18 @@ def save(pipeline: Pipeline, folder: Path, dtype: torch.dtype = torch.float32, n
     Raises:
         ValueError: The model is not in PyTorch's hands.
     """
-    runtime, notes = pipeline.model, []
+    runtime = pipeline.model
     if not isinstance(runtime, TorchRuntime):
         raise ValueError(f"a model of the kind {runtime.name} is not saved: save what it is made of")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in (*NEEDED, ENCODER_WEIGHTS, REFERENCES, "README.md"):
-        remove_leftovers(folder / file)
+    # A relative path is what people may type; where a folder lies on this machine is nobody's business.
+    name = name or (folder.name if folder.is_absolute() else str(folder))
+    with replacing(folder) as made:
+        return _write(pipeline, runtime, made, dtype, name)
+
+
+def _write(pipeline: Pipeline, runtime: TorchRuntime, folder: Path, dtype: torch.dtype, name: str) -> list[str]:
+    """What `save` does, into an empty folder."""
+    notes = []
     model = copy.deepcopy(runtime.model).cpu().eval()
     pipeline.vocabulary.save(folder / "vocab.txt")
     weights = {key: _kept(tensor, dtype) for key, tensor in model.state_dict().items()}
@@ -90,17 +96,14 @@ def save(pipeline: Pipeline, folder: Path, dtype: torch.dtype = torch.float32, n
         except Unexportable as error:
             notes.append(f"the encoder is used by PyTorch alone: {error}")
     encoder["name"] = without_folders(encoder["name"])
-    if pipeline.references is None:
-        (folder / REFERENCES).unlink(missing_ok=True)
-    else:
+    if pipeline.references is not None:
         kept = _kept(torch.from_numpy(pipeline.references), dtype)
         distances = torch.from_numpy(Familiarity(kept.float().numpy()).distances)
         _write_tensors(folder / REFERENCES, {"image": kept, "distances": distances})
         files.append(REFERENCES)
-    for stale in {p.name for p in folder.glob("*.onnx")} - set(files):
-        (folder / stale).unlink()
-    if ENCODER_WEIGHTS not in files:
-        (folder / ENCODER_WEIGHTS).unlink(missing_ok=True)
+    for path in folder.iterdir():  # of what turned out not to be exported
+        if path.name not in files:
+            path.unlink()
     hashes = {file: sha256(folder / file) for file in files}
     if ENCODER_WEIGHTS in hashes:
         encoder["sealed"] = seal(encoder["preprocessing"], hashes)
@@ -115,8 +118,7 @@ def save(pipeline: Pipeline, folder: Path, dtype: torch.dtype = torch.float32, n
         **pipeline.provenance,
         "files": hashes,
     }
-    # A relative path is what people may type; where a folder lies on this machine is nobody's business.
-    card = model_card(name or (folder.name if folder.is_absolute() else str(folder)), config)
+    card = model_card(name, config)
     write_atomically(folder / "README.md", card.encode(errors="backslashreplace"))
     write_json(folder / "config.json", config)
     return notes
@@ -133,7 +135,7 @@ def convert(pipeline: Pipeline, folder: Path, half: bool = False) -> list[str]:
     Returns:
         As for `save`.
     """
-    kept = {tensor.dtype for tensor in load_file(folder / WEIGHTS).values() if tensor.is_floating_point()}
+    kept = {tensor.dtype for tensor in load_file(current(folder) / WEIGHTS).values() if tensor.is_floating_point()}
     return save(pipeline, folder, torch.float16 if half or kept == {torch.float16} else torch.float32)
 
 
@@ -194,11 +196,15 @@ def load_torch(found: ModelFolder, device: torch.device | str = "cpu") -> tuple[
         ValueError: The weights are damaged or of another model.
     """
     description = dict(found.model)
+    name = description.pop("name")
     try:
-        model = build_model(description.pop("name"), description)
+        with torch.device("meta"):  # sizes that are not those of the weights take no memory
+            sketch = build_model(name, description)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
         raise ValueError(f"{found.path}/config.json: {first_line(error)}") from None
-    _load_weights(model, found.path / WEIGHTS)
+    weights = _checked_weights(sketch, found.path / WEIGHTS)
+    model = build_model(name, description)
+    model.load_state_dict(weights)
     shape = found.use["feature_shape"] if found.use is not None and "tables" not in found.use else None
     if shape is None:
         described = found.encoder.get("row", [found.encoder["width"]])
@@ -289,7 +295,8 @@ def to_device(encoder: Encoder, device: torch.device | str) -> Encoder:
     return encoder
 
 
-def _load_weights(model: LanguageModel, path: Path) -> None:
+def _checked_weights(model: LanguageModel, path: Path) -> dict[str, Tensor]:
+    """The weights of a file, if they are those of a model, which need not have any itself."""
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -308,4 +315,4 @@ def _load_weights(model: LanguageModel, path: Path) -> None:
             model.check(name, weights[name])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    model.load_state_dict({name: _kept(tensor, torch.float32) for name, tensor in weights.items()})
+    return {name: _kept(tensor, torch.float32) for name, tensor in weights.items()}

@@ -22,8 +22,8 @@ def transformers_detector(name: str) -> Proposer:
     try:
         with quiet():
             model = AutoModelForObjectDetection.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
-    except (ImportError, OSError, ValueError) as error:  # a backbone of timm's is an ImportError without timm
+            processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
+    except Exception as error:  # a damaged folder makes transformers raise almost anything
         raise ValueError(f"huggingface:{name} cannot be loaded ({first_line(error)})") from None
     model.eval()
 

@@ -12,6 +12,7 @@ import inspect
 import json
 import math
 from collections.abc import Generator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -116,15 +117,21 @@ class _Pooling(nn.Module):
 
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
-    """Without transformers' bars, which it draws off a terminal too, and its report of what a checkpoint lacks."""
+    """Without transformers' bars, which it draws off a terminal too, its report of what a checkpoint lacks, and its
+    question whether to run a model's own code, which is never run.
+    """
     from transformers.utils import logging
+
+    code: Any = import_module("transformers.dynamic_module_utils")
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    patience, code.TIME_OUT_REMOTE_CODE = code.TIME_OUT_REMOTE_CODE, 0
     try:
         yield
     finally:
+        code.TIME_OUT_REMOTE_CODE = patience
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
@@ -141,10 +148,10 @@ def without_weights(source: str) -> VisionTower:
     except ImportError:
         raise ValueError("huggingface encoders need transformers: pip install 'mrnn[hf]'") from None
     try:
-        return VisionTower(
-            AutoModel.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False), trust_remote_code=False)
-        )
-    except (OSError, ValueError) as error:
+        with quiet():
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            return VisionTower(AutoModel.from_config(config, trust_remote_code=False))
+    except Exception as error:  # a damaged folder makes transformers raise almost anything
         raise ValueError(f"huggingface:{source} cannot be loaded ({first_line(error)})") from None
 
 

@@ -8,14 +8,19 @@
     *.onnx                     the model's calls and the encoder, pointing into the weights
     references.safetensors     image vectors of training photos
 
-Nothing is ever unpickled.
+Nothing is ever unpickled. A model is saved into a folder within this one, `.saved`, and counts from the moment on in
+which that has its name: its files then take the place of those before. So a kill leaves the old model or the new one.
 
 Shapes: R reference images, F width of an image vector.
 """
 
+import contextlib
 import hashlib
 import json
 import math
+import os
+import shutil
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +42,7 @@ REFERENCES, WEIGHTS, ENCODER_WEIGHTS = "references.safetensors", "model.safetens
 NEEDED = ("config.json", "vocab.txt", WEIGHTS)
 PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.onnx", "README.md")
 BUNDLED = Path(__file__).parents[1] / "bundled"
+_SAVING, _SAVED = ".saving", ".saved"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # What may be read of a damaged configuration before it is found out.
 _MISTAKES = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError)
@@ -93,7 +99,10 @@ class ModelFolder:
             ValueError: It has no graphs.
         """
         if self.tables:
-            return NGramRuntime(tensors(self.path / WEIGHTS), self.model["order"], self.model["features"])
+            try:
+                return NGramRuntime(tensors(self.path / WEIGHTS), self.model.get("order", 0), self.model["features"])
+            except ValueError as error:
+                raise ValueError(f"{self.path}: {first_line(error)}") from None
         if self.use is None or graphs is None:
             raise ValueError(
                 f"{self.path}: was saved by an earlier version, without the graphs that are used without PyTorch; "
@@ -125,12 +134,64 @@ class ModelFolder:
         return image, distances.astype(np.float32)
 
 
+def current(folder: Path) -> Path:
+    """Where a folder's model lies: in the folder, or, if a kill came before the end of its saving, in one within."""
+    return folder / _SAVED if (folder / _SAVED / "config.json").is_file() else folder
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Generator[Path]:
+    """Give an empty folder; the model saved in it takes the place of that in `folder` when the block ends well.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _settle(folder)
+    made = folder / _SAVING
+    made.mkdir()
+    try:
+        yield made
+        made.rename(folder / _SAVED)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    _settle(folder)
+
+
+def _settle(folder: Path) -> None:
+    """Bring the files of a model that was saved to their places, and remove what is not of it."""
+    made, saved = folder / _SAVING, folder / _SAVED
+    shutil.rmtree(made, ignore_errors=True)
+    if not (saved / "config.json").is_file():
+        return
+    files = [path.name for path in saved.iterdir()]
+    made.mkdir()
+    for name in files:
+        try:
+            os.link(saved / name, made / name)
+        except OSError:  # not every file system has links
+            shutil.copyfile(saved / name, made / name)
+        (made / name).replace(folder / name)
+    for path in folder.iterdir():
+        if path.name not in files and _of_a_model(path):
+            path.unlink()
+    shutil.rmtree(made)  # which still has what was in its place before: a link does not replace itself
+    saved.rename(made)
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def _of_a_model(path: Path) -> bool:
+    """Whether a file is one that a saved model has; a run's checkpoint is none."""
+    return path.suffix in (".onnx", ".safetensors") and path.name != "checkpoint.safetensors"
+
+
 def read_folder(folder: Path) -> ModelFolder:
     """Read a model's folder, weights and graphs left aside.
 
     Raises:
         ValueError: It is incomplete or damaged; the message says which file.
     """
+    folder = current(folder)
     for file in NEEDED:
         if not (folder / file).is_file():
             if file == WEIGHTS and (pickles := [p.name for p in folder.iterdir() if p.suffix in _PICKLES]):
@@ -183,11 +244,7 @@ def _check_hashes(folder: Path, files: Any) -> None:
     if not isinstance(files, dict) or not {"vocab.txt", WEIGHTS} <= files.keys():
         raise ValueError(f"{folder}/config.json: does not say which files belong to it")
     for path in folder.iterdir():
-        if (
-            path.name not in files
-            and path.name != "checkpoint.safetensors"
-            and path.suffix in (".onnx", ".safetensors")
-        ):
+        if path.name not in files and _of_a_model(path):
             raise ValueError(f"{folder}: {path.name} does not belong to the model that was saved; delete it")
     for name, known in files.items():
         if Path(name).name != name or not (folder / name).is_file():
@@ -212,10 +269,9 @@ def _check_use(use: dict[str, Any]) -> None:
     if not all(isinstance(n, int) and 0 < n < 10**7 for n in numbers):
         raise ValueError("'use' is not what a model says of its graphs")
     for part in use["state"]:
-        if not all(isinstance(n, int) and 0 <= n < 10**7 for n in part["shape"]) or part["type"] not in (
-            "float32",
-            "int64",
-        ):
+        shape = part["shape"]
+        small = all(isinstance(n, int) and 0 <= n < 10**7 for n in shape) and math.prod(shape) < 10**7
+        if not small or part["type"] not in ("float32", "int64"):
             raise ValueError("'use' is not what a model says of its state")
         if not math.isfinite(part["fill"]):
             raise ValueError("'use' is not what a model says of its state")
@@ -224,25 +280,22 @@ def _check_use(use: dict[str, Any]) -> None:
 
 
 def copy_folder(source: Path, target: Path, name: str = "") -> None:
-    """Copy a saved model, `config.json`, which knows the other files, last.
+    """Copy a saved model.
 
     Args:
         source: A folder that was read.
         target: The copy; what another model left there goes.
         name: What the copy's card tells people to load; the card is copied if empty.
     """
-    if target.exists() and source.samefile(target):
+    if target.exists() and source.samefile(current(target)):
         return
-    target.mkdir(parents=True, exist_ok=True)
     config = read_json(source / "config.json")
-    for file in [*config["files"], "README.md", "config.json"]:
-        content = (source / file).read_bytes() if (source / file).is_file() else b""
-        if file == "README.md" and name:
-            content = model_card(name, config).encode(errors="backslashreplace")
-        write_atomically(target / file, content)
-    for path in target.iterdir():
-        if path.name not in config["files"] and path.suffix in (".onnx", ".safetensors"):
-            path.unlink()
+    with replacing(target) as made:
+        for file in [*config["files"], "README.md", "config.json"]:
+            content = (source / file).read_bytes() if (source / file).is_file() else b""
+            if file == "README.md" and name:
+                content = model_card(name, config).encode(errors="backslashreplace")
+            write_atomically(made / file, content)
 
 
 def find_folder(name: Path | str) -> Path:

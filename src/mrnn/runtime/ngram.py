@@ -25,12 +25,16 @@ class NGramRuntime(Runtime):
             ascending numbers of base V, `log_p_n` (G,) and, below the highest order, `log_alpha_n` (G,).
         order: Of the model.
         features: Width of the image features, which change nothing.
+
+    Raises:
+        ValueError: The tables are not those of such a model.
     """
 
     name = "ngram"
     uses_image = False
 
     def __init__(self, tables: Mapping[str, Array], order: int, features: int):
+        _check(tables, order)
         self.tables, self.order = tables, order
         self.vocabulary, self.feature_shape, self.image_width = len(tables["unigram"]), (features,), order - 1
 
@@ -91,3 +95,16 @@ class NGramRuntime(Runtime):
             return np.zeros(len(key), np.float32)
         place = np.searchsorted(keys, key).clip(max=len(keys) - 1)
         return np.where(keys[place] == key, alphas[place], np.float32(0))
+
+
+def _check(tables: Mapping[str, Array], order: int) -> None:
+    if not isinstance(order, int) or not 2 <= order <= 5:
+        raise ValueError(f"the order of an n-gram model is 2 to 5, not {order!r}")
+    sizes = {"unigram": "unigram", "log_alpha_1": "unigram"}
+    for n in range(2, order + 1):
+        sizes |= {f"{name}_{n}": f"keys_{n}" for name in ("keys", "log_p", *["log_alpha"] * (n < order))}
+    for name, other in sizes.items():
+        if name not in tables or other not in tables or tables[name].shape != (tables[other].size,):
+            raise ValueError(f"the table {name} is missing, or of another size than {other}")
+        if (tables[name].dtype.kind == "i") != name.startswith("keys") or np.isnan(tables[name]).any():
+            raise ValueError(f"the table {name} holds something else than its numbers")

@@ -94,7 +94,10 @@ class Graphs:
         # A session has threads of its own: those that wait would take the cores from those of the next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = onnxruntime.InferenceSession(path, options, providers=[PROVIDERS[self.device]])
+            again = self.device != "cpu"  # on a processor, which a processor need not try again, and tell of on stdout
+            session = onnxruntime.InferenceSession(
+                path, options, providers=[PROVIDERS[self.device]], enable_fallback=again
+            )
             # What does not change the result is no input of the graph.
             return session, [node.name for node in session.get_inputs()]
         except Exception as error:  # onnxruntime has a class of its own for every way a file may be bad

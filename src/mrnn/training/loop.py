@@ -160,8 +160,7 @@ def train(
     best: dict[str, Tensor] = {}
     checkpoint = out / "checkpoint.safetensors"
     if world.leads:
-        for file in (checkpoint, out / "log.jsonl"):
-            remove_leftovers(file)
+        remove_leftovers(out)
     if checkpoint.exists():
         progress, best = load_checkpoint(checkpoint, progress.run, trained, optimizer, told)
         progress.finished = _ended(config, progress)  # it may be asked for more epochs now
