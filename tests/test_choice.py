@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made import pipeline
 
-from mrnn.tasks.choice import agreement, spread
-from mrnn.tasks.confidence import usual_prior
+from mrnn.tasks.choice import agreement, spread, weigh
 from mrnn.tasks.generation import GenerationConfig, generate
 
 sentences = st.lists(st.lists(st.integers(3, 12), min_size=1, max_size=9), min_size=1, max_size=5)
@@ -44,9 +43,9 @@ def test_agreement_is_the_mean_cosine_with_the_others(own, others):
 
 
 def test_what_is_drawn_is_the_models_own_distribution_without_chance(pipe, image):
-    drawn = spread(pipe.model, pipe.vocabulary, image[:2], 400, 25)
-    assert drawn == spread(pipe.model, pipe.vocabulary, image[:2], 400, 25)
-    assert drawn[1:] == spread(pipe.model, pipe.vocabulary, image[1:2], 400, 25), "whatever else is in the batch"
+    drawn = spread(pipe.model, pipe.vocabulary, image[:2], 400)
+    assert drawn == spread(pipe.model, pipe.vocabulary, image[:2], 400)
+    assert drawn[1:] == spread(pipe.model, pipe.vocabulary, image[1:2], 400), "whatever else is in the batch"
     text, _ = pipe.model.text(np.full(1, pipe.vocabulary.start), pipe.model.begin(1))
     log_p = pipe.model.distribution(text, image[:1])[0]
     log_p[[pipe.vocabulary.start, pipe.vocabulary.unknown, pipe.vocabulary.end]] = -np.inf
@@ -62,11 +61,11 @@ def test_the_captions_chosen_are_those_of_the_equation(pipe, image, a, c):
     found = generate(pipe.model, pipe.vocabulary, image, replace(config, n=6), pipe.centre)
     for i, several in enumerate(found):
         ids = [pipe.vocabulary.encode(caption.tokens) for caption in several]
-        prior = usual_prior(pipe.model, pipe.vocabulary, ids, pipe.references)
-        drawn = spread(pipe.model, pipe.vocabulary, image[i : i + 1], 20, 25)[0]
+        (known,) = weigh(pipe.model, pipe.vocabulary, image[i : i + 1], [ids], pipe.references)
+        drawn = spread(pipe.model, pipe.vocabulary, image[i : i + 1], 20)[0]
         worth = {
-            caption.text: (caption.log_likelihood - a * p) / len(caption.log_probabilities) ** 0.8 + c * like
-            for caption, p, like in zip(several, prior, agreement(ids, drawn), strict=True)
+            caption.text: (caption.log_likelihood - a * fact.prior) / len(caption.log_probabilities) ** 0.8 + c * like
+            for caption, fact, like in zip(several, known, agreement(ids, drawn), strict=True)
         }
         best = sorted(worth, key=lambda text: -worth[text])[:2]
         assert [caption.text for caption in written[i]] == best

@@ -28,25 +28,27 @@ def pipe():
     return made
 
 
-def numbers(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def numbers(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Log-likelihoods, priors, agreements, tokens."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(4, 20, n)
-    return -tokens * rng.gamma(4, 0.25, n), -tokens * rng.gamma(9, 0.25, n), tokens
+    return -tokens * rng.gamma(4, 0.25, n), -tokens * rng.gamma(9, 0.25, n), rng.gamma(4, 0.5, n), tokens
 
 
 def test_the_weights_are_those_of_a_logistic_regression():
     regression = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
-    likely, prior, tokens = numbers(3000)
-    x = np.stack([likely / tokens, prior / tokens, 1 / tokens], 1)
-    chance = 1 / (1 + np.exp(-(1.5 + x @ [3.0, -1.0, -4.0])))
+    likely, prior, agreed, tokens = given = numbers(3000)
+    x = np.stack([likely / tokens, prior / tokens, agreed], 1)
+    chance = 1 / (1 + np.exp(-(-1.5 + x @ [3.0, -1.0, 0.7])))
     good = np.random.default_rng(1).random(3000) < chance
-    found = fit_confidence(likely, prior, tokens, good.tolist())
+    found = fit_confidence(*given, good.tolist())
     other = regression.LogisticRegression(C=1e3, tol=1e-8).fit(x, good)
     assert found is not None
-    np.testing.assert_allclose(found(likely, prior, tokens), other.predict_proba(x)[:, 1], atol=2e-3)
+    sure = found(*given)
+    np.testing.assert_allclose(sure, other.predict_proba(x)[:, 1], atol=2e-3)
     for low in (0.1, 0.3, 0.5, 0.7):  # of captions with .3, three in ten are good
-        some = (found(likely, prior, tokens) >= low) & (found(likely, prior, tokens) < low + 0.2)
-        assert good[some].mean() == pytest.approx(found(likely, prior, tokens)[some].mean(), abs=0.06)
+        some = (sure >= low) & (sure < low + 0.2)
+        assert good[some].mean() == pytest.approx(sure[some].mean(), abs=0.06)
 
 
 @given(st.lists(st.booleans(), min_size=0, max_size=130))
@@ -93,7 +95,7 @@ def test_a_model_without_it_says_none_and_damaged_weights_are_refused(pipe, tmp_
     assert plain.confidence is None
     pipe.save(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    for bad in ({"constant": 1}, {**config["confidence"], "prior": "much"}, [1, 2]):
+    for bad in ({"constant": 1.0}, {**config["confidence"], "prior": "much"}, [1, 2]):
         (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "confidence": bad}))
         with pytest.raises(ValueError, match="model"):
             load(tmp_path / "model")
@@ -107,6 +109,5 @@ def test_the_surest_captions_are_measured_by_themselves():
     assert figures["confidence correlation"] > 0.8
     assert figures["CIDEr of the surest 50 %"] > figures["CIDEr of the surest 75 %"] > 0
     assert confidence_figures([Caption("a", ("a",), (-1.0, -1.0), 0.0)] * 4, references) == {}
-    assert Confidence(0.0, 1.0, 0.0, 0.0)(np.array([-4.0]), np.array([0.0]), np.array([4])) == pytest.approx(
-        1 / (1 + np.e)
-    )
+    by_likelihood = Confidence(0.0, 1.0, 0.0, 0.0)
+    assert by_likelihood(*np.array([[-4.0], [0.0], [0.0]]), np.array([4])) == pytest.approx(1 / (1 + np.e))

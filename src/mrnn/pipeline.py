@@ -24,7 +24,7 @@ from mrnn.runtime.ensemble import Ensemble
 from mrnn.runtime.folder import ModelFolder, copy_folder, find_folder, read_folder
 from mrnn.runtime.onnx import Graphs, has_device
 from mrnn.shapes import Float
-from mrnn.tasks.choice import choose
+from mrnn.tasks.choice import Known, choose, weigh
 from mrnn.tasks.confidence import (
     FEWEST,
     GUESS,
@@ -32,7 +32,6 @@ from mrnn.tasks.confidence import (
     Confidence,
     fit_confidence,
     good_captions,
-    usual_prior,
 )
 from mrnn.tasks.consensus import PLAIN, Consensus, ConsensusConfig
 from mrnn.tasks.explanation import Explanation, explain, said_of_nearest
@@ -207,48 +206,55 @@ class Pipeline:
         Raises:
             ValueError: The choice or an image gain needs reference images, and the model has none.
         """
-        return self.weigh(image, *self._chosen(image, config, precision))
+        captions, known = self._chosen(image, config, precision)
+        return self._trusted(captions, known) if known else captions
 
-    def _chosen(
-        self, image: Float[np.ndarray, "N F"], config: GenerationConfig, precision: Precision = "auto"
-    ) -> tuple[list[list[Caption]], list[list[float]] | None]:
-        """Captions, and their log P(w) where the choice has found it."""
-        if not config.chooses:
-            return generate(self.model, self.vocabulary, image, config, self.centre, precision), None
-        if self.references is None:
-            raise ValueError("a choice by the prior needs reference images, and this model has none")
-        every = replace(config, n=config.beam)
-        found = generate(self.model, self.vocabulary, image, every, self.centre, precision)
-        chosen, prior = choose(self.model, self.vocabulary, image, found, config, self.references)
-        return [several[: config.n] for several in chosen], [several[: config.n] for several in prior]
-
-    def weigh(
-        self,
-        image: Float[np.ndarray, "N F"],
-        captions: Sequence[Sequence[Caption]],
-        prior: Sequence[Sequence[float]] | None = None,
-    ) -> list[list[Caption]]:
+    def trusted(self, image: Float[np.ndarray, "N F"], captions: Sequence[Sequence[Caption]]) -> list[list[Caption]]:
         """Captions with their confidence.
 
         Args:
             image: What `model.encode_image` gave of N photos.
             captions: Of each.
-            prior: log P(w) of each, if it is known.
         """
-        flat = [caption for several in captions for caption in several]
-        owner = [i for i, several in enumerate(captions) for _ in several]
-        ids = [self.vocabulary.encode(caption.tokens) for caption in flat]
-        said = np.array([caption.log_likelihood for caption in flat])
-        usual = None if prior is None else np.array([value for several in prior for value in several])
-        sure = iter(self.confidences(image[owner], ids, said, usual))
+        known = self._weighed(image, captions) if self.confidence is not None and self.references is not None else None
+        return self._trusted(captions, known) if known else [list(several) for several in captions]
+
+    def _weighed(self, image: Float[np.ndarray, "N F"], captions: Sequence[Sequence[Caption]]) -> list[list[Known]]:
+        assert self.references is not None
+        ids = [[self.vocabulary.encode(caption.tokens) for caption in several] for several in captions]
+        return weigh(self.model, self.vocabulary, image, ids, self.references)
+
+    def _chosen(
+        self, image: Float[np.ndarray, "N F"], config: GenerationConfig, precision: Precision = "auto"
+    ) -> tuple[list[list[Caption]], list[list[Known]] | None]:
+        """Captions, and what is known of them where the choice or the confidence needs it."""
+        every = replace(config, n=config.beam) if config.chooses else config
+        if config.chooses and self.references is None:
+            raise ValueError("a choice by the prior needs reference images, and this model has none")
+        found = generate(self.model, self.vocabulary, image, every, self.centre, precision)
+        if self.references is None or not (config.chooses or self.confidence is not None):
+            return found, None
+        known = self._weighed(image, found)
+        return choose(found, known, config) if config.chooses else (found, known)
+
+    def _trusted(self, captions: Sequence[Sequence[Caption]], known: Sequence[Sequence[Known]]) -> list[list[Caption]]:
+        if self.confidence is None:
+            return [list(several) for several in captions]
+        flat, facts = [c for several in captions for c in several], [f for several in known for f in several]
+        sure = iter(self._confidence_of(flat, facts))
         return [[replace(caption, confidence=next(sure)) for caption in several] for several in captions]
+
+    def _confidence_of(self, captions: Sequence[Caption], known: Sequence[Known]) -> list[float]:
+        assert self.confidence is not None
+        likely = np.array([caption.log_likelihood for caption in captions])
+        tokens = np.array([len(caption.log_probabilities) for caption in captions])
+        return self.confidence(likely, *_columns(known), tokens).tolist() if len(captions) else []
 
     def confidences(
         self,
         image: Float[np.ndarray, "S F"],
         ids: Sequence[Sequence[int]],
         log_likelihood: Float[np.ndarray, " S"] | None = None,
-        prior: Float[np.ndarray, " S"] | None = None,
     ) -> list[float] | list[None]:
         """How far sentences can be trusted, each of its photo.
 
@@ -256,7 +262,6 @@ class Pipeline:
             image: For each sentence what `model.encode_image` gave of its photo.
             ids: S sentences of ids without signs.
             log_likelihood: log P(w | I), if it is known.
-            prior: log P(w), if it is known.
 
         Returns:
             Between 0 and 1; None if the model has no confidence, or no reference images.
@@ -267,9 +272,15 @@ class Pipeline:
             pairs = np.arange(len(ids))[:, None].repeat(2, 1)
             sentences = encode_sentences(self.model, self.vocabulary, ids)
             log_likelihood = pair_log_likelihood(self.model, sentences, image, pairs)
-        if prior is None:
-            prior = usual_prior(self.model, self.vocabulary, ids, self.references)
-        return self.confidence(log_likelihood, prior, np.array([len(one) + 1 for one in ids])).tolist()
+        photos, of = np.unique(image, axis=0, return_inverse=True)
+        places = [np.flatnonzero(of.ravel() == i).tolist() for i in range(len(photos))]
+        found = weigh(self.model, self.vocabulary, photos, [[ids[j] for j in own] for own in places], self.references)
+        known: list[Known] = [Known(0.0, 0.0)] * len(ids)
+        for own, several in zip(places, found, strict=True):
+            for j, fact in zip(own, several, strict=True):
+                known[j] = fact
+        prior, agreed = _columns(known)
+        return self.confidence(log_likelihood, prior, agreed, np.array([len(one) + 1 for one in ids])).tolist()
 
     def calibrate(self, features: Float[np.ndarray, "N ..."], captions: Sequence[Sequence[str]]) -> None:
         """Fit the confidence on photos that people have described, and that the model was not trained on.
@@ -286,16 +297,14 @@ class Pipeline:
         if self.references is None or not self.model.uses_image or len(usable) < FEWEST:
             return
         image = self.model.encode_image(features[usable])
-        best = [several[0] for several in self._chosen(image, replace(self.generation, n=1))[0]]
+        found, known = self._chosen(image, replace(self.generation, n=1))
+        best = [several[0] for several in found]
+        facts = [several[0] for several in known or self._weighed(image, found)]
         good = good_captions([caption.tokens for caption in best], [said[i] for i in usable])
-        if good is None:
-            return
-        prior = usual_prior(
-            self.model, self.vocabulary, [self.vocabulary.encode(caption.tokens) for caption in best], self.references
-        )
-        likely = np.array([caption.log_likelihood for caption in best])
-        tokens = np.array([len(caption.log_probabilities) for caption in best])
-        self.confidence = fit_confidence(likely, prior, tokens, good)
+        if good is not None:
+            likely = np.array([caption.log_likelihood for caption in best])
+            tokens = np.array([len(caption.log_probabilities) for caption in best])
+            self.confidence = fit_confidence(likely, *_columns(facts), tokens, good)
 
     def describe(self, photos: Iterable[ImageSource] | ImageSource, **options: Any) -> Iterator[Described]:
         """Photos in; captions, confidence and errors out, in order, some at a time.
@@ -595,6 +604,11 @@ class Pipeline:
             self.save(folder, name=repository)
             api.upload_folder(repo_id=repository, folder_path=folder)
         return str(address)
+
+
+def _columns(known: Sequence[Known]) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
+    """Priors, and agreements."""
+    return np.array([fact.prior for fact in known]), np.array([fact.agreement for fact in known])
 
 
 def load(name: Path | str = "base", runtime: Hand = "auto", device: str = "auto") -> Pipeline:

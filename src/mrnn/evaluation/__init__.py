@@ -65,7 +65,7 @@ def evaluate_captions(
     image = model.encode_image(features)
     if consensus is not None:
         found = consensus.caption(model, vocabulary, image, generation)
-        found = pipeline.weigh(image, [several[:1] for several in found])
+        found = pipeline.trusted(image, [several[:1] for several in found])
     else:
         # What is reported was searched for without rounding.
         found = pipeline.write(image, generation, "float32")

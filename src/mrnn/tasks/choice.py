@@ -13,61 +13,91 @@ Shapes: N images, K sentences drawn an image, R reference images, F width of an 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mrnn.cider import ORDERS
 from mrnn.runtime import Runtime
-from mrnn.runtime.protocol import State
 from mrnn.shapes import Float
-from mrnn.tasks.confidence import usual_prior
-from mrnn.tasks.generation import AllowedWords, Caption, GenerationConfig, word_by_word
+from mrnn.tasks.generation import AllowedWords, Caption, GenerationConfig
+from mrnn.tasks.retrieval import encode_sentences, fast_sentence_prior, first_order
 from mrnn.text import Vocabulary
 
 DRAWN = 20
+_REFERENCES = 10  # scored exactly for the prior: thirty tell good from bad no better
 _WORDS = 50  # the likeliest next words, among which a sentence is drawn
 
 Vector = list[dict[tuple[int, ...], float]]
 
 
-def choose(
+@dataclass(frozen=True)
+class Known:
+    """What a choice finds out of a sentence.
+
+    Args:
+        prior: log P(w).
+        agreement: With what else the model would say, 0 to 10.
+    """
+
+    prior: float
+    agreement: float
+
+
+def weigh(
     model: Runtime,
     vocabulary: Vocabulary,
     image: Float[np.ndarray, "N F"],
-    captions: Sequence[Sequence[Caption]],
-    config: GenerationConfig,
+    sentences: Sequence[Sequence[Sequence[int]]],
     references: Float[np.ndarray, "R F"],
-) -> tuple[list[list[Caption]], list[list[float]]]:
-    """Captions in the order above, which is their score now, and log P(w) of each.
+) -> list[list[Known]]:
+    """What a choice and a confidence rest on, beside the likelihood.
 
     Args:
         model: Who speaks.
         vocabulary: Its words.
         image: What `model.encode_image` gave of N photos.
-        captions: Of each, those that a search found.
-        config: With the two weights.
+        sentences: Of each, sentences of ids without signs.
         references: Image vectors of training photos.
     """
-    ids = [[vocabulary.encode(caption.tokens) for caption in several] for several in captions]
-    prior = iter(usual_prior(model, vocabulary, [one for several in ids for one in several], references).tolist())
-    drawn = spread(model, vocabulary, image, DRAWN, config.max_length) if config.agreement else [[]] * len(image)
-    chosen, priors = [], []
-    for several, own, others in zip(captions, ids, drawn, strict=True):
+    flat = [one for several in sentences for one in several]
+    if not flat:
+        return [[] for _ in sentences]
+    encoded = encode_sentences(model, vocabulary, flat)
+    first = first_order(model, vocabulary, flat, references.mean(0), encoded=encoded)
+    prior = iter(fast_sentence_prior(model, encoded, references, first, _REFERENCES, "auto").tolist())
+    drawn = spread(model, vocabulary, image, DRAWN)
+    return [
+        [Known(next(prior), like) for like in agreement(several, others)]
+        for several, others in zip(sentences, drawn, strict=True)
+    ]
+
+
+def choose(
+    captions: Sequence[Sequence[Caption]], known: Sequence[Sequence[Known]], config: GenerationConfig
+) -> tuple[list[list[Caption]], list[list[Known]]]:
+    """The `n` best captions in the order above, which is their score now; and what is known of them.
+
+    Args:
+        captions: Of N photos, those that a search found.
+        known: Of each.
+        config: With the two weights.
+    """
+    chosen, theirs = [], []
+    for several, facts in zip(captions, known, strict=True):
         scored = []
-        for caption, like in zip(several, agreement(own, others), strict=True):
-            usual = next(prior)
-            worth = caption.log_likelihood - config.prior_weight * usual
-            score = worth / len(caption.log_probabilities) ** config.length_exponent + config.agreement * like
-            scored.append((replace(caption, score=score), usual))
-        scored.sort(key=lambda pair: -pair[0].score)
-        chosen.append([caption for caption, _ in scored])
-        priors.append([usual for _, usual in scored])
-    return chosen, priors
+        for caption, fact in zip(several, facts, strict=True):
+            worth = caption.log_likelihood - config.prior_weight * fact.prior
+            score = worth / len(caption.log_probabilities) ** config.length_exponent
+            scored.append((replace(caption, score=score + config.agreement * fact.agreement), fact))
+        best = sorted(scored, key=lambda pair: -pair[0].score)[: config.n]
+        chosen.append([caption for caption, _ in best])
+        theirs.append([fact for _, fact in best])
+    return chosen, theirs
 
 
 def spread(
-    model: Runtime, vocabulary: Vocabulary, image: Float[np.ndarray, "N F"], n: int, max_length: int
+    model: Runtime, vocabulary: Vocabulary, image: Float[np.ndarray, "N F"], n: int, max_length: int = 25
 ) -> list[list[list[int]]]:
     """Ids of n sentences an image, drawn without chance: the same whatever else is in the batch.
 
@@ -79,21 +109,32 @@ def spread(
         max_length: Most words.
     """
     allowed = AllowedWords(vocabulary, 1, max_length)
-    seen, codes = image.repeat(n, 0), np.tile((np.arange(n) + 0.5) / n, len(image))
-
-    def step(words: np.ndarray, state: State, rows: np.ndarray, length: int) -> tuple[np.ndarray, State]:
-        top, ids, state = model.step(words, state, seen[rows], _WORDS, allowed(length), "auto")
+    codes = np.tile((np.arange(n) + 0.5) / n, len(image))
+    drawn = np.full((len(codes), max_length + 1), vocabulary.end, np.int64)
+    going = np.arange(len(codes))  # sentences that have not ended
+    # Codes that agree so far go the same way: the model is asked once a beginning.
+    begun = np.arange(len(image)).repeat(n)
+    owner, words, state = np.arange(len(image)), np.full(len(image), vocabulary.start), model.begin(len(image))
+    for length in range(max_length):
+        top, ids, state = model.step(words, state, image[owner], _WORDS, allowed(length), "auto")
         p = np.exp((top - top[:, :1]).astype(np.float64))
         p /= p.sum(1, keepdims=True)
-        ends, line = p.cumsum(1), np.arange(len(p))
-        place = (ends <= codes[rows, None]).sum(1).clip(max=p.shape[1] - 1)
-        share = p[line, place]
+        ends = p.cumsum(1)
+        place = (ends[begun] <= codes[going, None]).sum(1).clip(max=p.shape[1] - 1)
+        share = p[begun, place]
         # The place of the code within the word's own part of the line is the code of the rest.
-        codes[rows] = ((codes[rows] - ends[line, place] + share) / share).clip(0, 1 - 1e-9)
-        return ids[line, place], state
-
-    found = word_by_word(model, vocabulary, len(seen), step, max_length)
-    return [found[i : i + n] for i in range(0, len(found), n)]
+        codes[going] = ((codes[going] - ends[begun, place] + share) / share).clip(0, 1 - 1e-9)
+        said = ids[begun, place]
+        drawn[going, length] = said
+        on = (said != vocabulary.end).nonzero()[0]
+        if not len(on):
+            break
+        going, said = going[on], said[on]
+        beginnings, begun = np.unique(begun[on] * len(vocabulary) + said, return_inverse=True)
+        before, words = np.divmod(beginnings, len(vocabulary))
+        owner, state = owner[before], model.select(state, before)
+    sentences = [sentence[: sentence.index(vocabulary.end)] for sentence in drawn.tolist()]
+    return [sentences[i : i + n] for i in range(0, len(sentences), n)]
 
 
 def agreement(sentences: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> list[float]:

@@ -177,7 +177,7 @@ def create_app(
         def run(model: Pipeline) -> tuple[list[Match], Sequence[float | None]]:
             found = model.retriever(model.features(photo), lines, prior_weight=prior_weight)
             matches, own = found.matches("image", len(lines))[0], found.image.repeat(len(lines), 0)
-            return matches, model.confidences(own, found.ids, found.exact("raw")[0], found.prior)
+            return matches, model.confidences(own, found.ids, found.exact("raw")[0])
 
         matches, sure = await worker.slowly(run)
         return [RankedOut(sentence=lines[m.index], score=m.score, confidence=sure[m.index]) for m in matches]
