@@ -55,6 +55,7 @@ def folder(tmp_path_factory):
     photo(place / "Pictures" / "2024" / "blue.jpg", "blue")
     (place / "sentences.txt").write_text("a dog runs on grass\ntwo people on a street\na red square\n")
     (place / "pairs.csv").write_text("image,caption\nred.jpg,a red square\nblue.jpg,a dog runs\n")
+    (place / "foils.csv").write_text("image,caption,foil\nred.jpg,a red square,a blue square\n")
     rows = []
     for i in range(40):
         colour = list(COLOURS)[i % 4]
