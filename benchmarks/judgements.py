@@ -41,7 +41,8 @@ def main() -> None:
     names = [name for name in dict.fromkeys(image for image, *_ in pairs) if name in paths]
     features, usable, _ = FeatureCache(pipe.encoder).features([paths[name] for name in names])
     place = {names[position]: i for i, position in enumerate(usable)}
-    pairs = [pair for pair in pairs if pair[0] in place]
+    # Pairs of one caption together, whose work is done once.
+    pairs = sorted((pair for pair in pairs if pair[0] in place), key=lambda pair: pair[1])
     scored = []
     for start in range(0, len(pairs), AT_ONCE):
         some = pairs[start : start + AT_ONCE]

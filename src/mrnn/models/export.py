@@ -310,7 +310,8 @@ def _round_softmax(model: Any) -> list[Any]:
     """The nodes of a graph with the product under its softmax in 8-bit numbers, those of the weights made at loading.
 
     Weights have 7 bits, each word its own scale: sums of two products of 8 and 7 bits fit into the 16 that processors
-    without better instructions have for them.
+    without better instructions have for them. Hidden units have 8, each row its own scale, so that no row depends on
+    what else is computed with it.
     """
     from onnx import helper, numpy_helper
 
@@ -321,7 +322,9 @@ def _round_softmax(model: Any) -> list[Any]:
         product = made[product.input[0]]
     assert product.op_type == "Gemm" and any(a.name == "transB" and a.i for a in product.attribute)
     hidden, weight, bias = product.input
-    constants = {"last": np.array([1]), "most": np.array([63.0], np.float32), "least": np.array([1e-9], np.float32)}
+    constants: dict[str, np.ndarray] = {"last": np.array([1]), "middle": np.array(128, np.uint8)}
+    values = {"most": 63.0, "largest": 127.0, "least": 1e-9, "half": 128.0}
+    constants |= {name: np.array([value], np.float32) for name, value in values.items()}
     model.graph.initializer.extend(numpy_helper.from_array(value, f"round_{key}") for key, value in constants.items())
 
     def node(kind: str, inputs: list[str], outputs: list[str], **attributes: Any) -> Any:
@@ -337,11 +340,19 @@ def _round_softmax(model: Any) -> list[Any]:
         node("Cast", ["round_whole"], ["round_bytes"], to=3),
         node("Transpose", ["round_bytes"], ["round_weight"], perm=[1, 0]),
         node("Transpose", ["round_scale"], ["round_word_scale"], perm=[1, 0]),
-        node("DynamicQuantizeLinear", [hidden], ["round_hidden", "round_hidden_scale", "round_hidden_zero"]),
-        node("MatMulInteger", ["round_hidden", "round_weight", "round_hidden_zero"], ["round_product"]),
+        node("Abs", [hidden], ["round_hidden_abs"]),
+        node("ReduceMax", ["round_hidden_abs", "round_last"], ["round_hidden_top"], keepdims=1),
+        node("Max", ["round_hidden_top", "round_least"], ["round_hidden_range"]),
+        node("Div", ["round_hidden_range", "round_largest"], ["round_hidden_scale"]),
+        node("Div", [hidden, "round_hidden_scale"], ["round_hidden_scaled"]),
+        node("Round", ["round_hidden_scaled"], ["round_hidden_whole"]),
+        node("Add", ["round_hidden_whole", "round_half"], ["round_hidden_moved"]),
+        node("Cast", ["round_hidden_moved"], ["round_hidden"], to=2),
+        node("MatMulInteger", ["round_hidden", "round_weight", "round_middle"], ["round_product"]),
         node("Cast", ["round_product"], ["round_float"], to=1),
-        node("Mul", ["round_hidden_scale", "round_word_scale"], ["round_both"]),
-        node("Mul", ["round_float", "round_both"], ["round_unbiased"]),
+        # One after the other: the product of both is what ONNX Runtime takes for the sign of a scale for all rows.
+        node("Mul", ["round_float", "round_word_scale"], ["round_rows"]),
+        node("Mul", ["round_rows", "round_hidden_scale"], ["round_unbiased"]),
         node("Add", ["round_unbiased", bias], list(product.output)),
     ]
     place = nodes.index(product)

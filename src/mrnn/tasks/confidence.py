@@ -62,7 +62,8 @@ class Confidence:
             tokens: The end sign included.
         """
         weights = (self.constant, self.likelihood, self.prior, self.agreement)
-        return _logistic(_numbers(log_likelihood, prior, agreement, tokens) @ np.array(weights))
+        # More digits mean nothing, and differ with what else was computed beside it.
+        return _logistic(_numbers(log_likelihood, prior, agreement, tokens) @ np.array(weights)).round(4)
 
 
 def fit_confidence(
