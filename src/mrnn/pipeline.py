@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -240,15 +240,9 @@ class Pipeline:
     def _trusted(self, captions: Sequence[Sequence[Caption]], known: Sequence[Sequence[Known]]) -> list[list[Caption]]:
         if self.confidence is None:
             return [list(several) for several in captions]
-        flat, facts = [c for several in captions for c in several], [f for several in known for f in several]
-        sure = iter(self._confidence_of(flat, facts))
+        flat = [caption for several in captions for caption in several]
+        sure = iter(self.confidence(*_numbers(flat, list(chain.from_iterable(known)))).tolist() if flat else [])
         return [[replace(caption, confidence=next(sure)) for caption in several] for several in captions]
-
-    def _confidence_of(self, captions: Sequence[Caption], known: Sequence[Known]) -> list[float]:
-        assert self.confidence is not None
-        likely = np.array([caption.log_likelihood for caption in captions])
-        tokens = np.array([len(caption.log_probabilities) for caption in captions])
-        return self.confidence(likely, *_columns(known), tokens).tolist() if len(captions) else []
 
     def confidences(
         self,
@@ -275,12 +269,9 @@ class Pipeline:
         photos, of = np.unique(image, axis=0, return_inverse=True)
         places = [np.flatnonzero(of.ravel() == i).tolist() for i in range(len(photos))]
         found = weigh(self.model, self.vocabulary, photos, [[ids[j] for j in own] for own in places], self.references)
-        known: list[Known] = [Known(0.0, 0.0)] * len(ids)
-        for own, several in zip(places, found, strict=True):
-            for j, fact in zip(own, several, strict=True):
-                known[j] = fact
-        prior, agreed = _columns(known)
-        return self.confidence(log_likelihood, prior, agreed, np.array([len(one) + 1 for one in ids])).tolist()
+        known = dict(zip(chain.from_iterable(places), chain.from_iterable(found), strict=True))
+        tokens = np.array([len(one) + 1 for one in ids])
+        return self.confidence(log_likelihood, *_columns([known[j] for j in range(len(ids))]), tokens).tolist()
 
     def calibrate(self, features: Float[np.ndarray, "N ..."], captions: Sequence[Sequence[str]]) -> None:
         """Fit the confidence on photos that people have described, and that the model was not trained on.
@@ -302,9 +293,7 @@ class Pipeline:
         facts = [several[0] for several in known or self._weighed(image, found)]
         good = good_captions([caption.tokens for caption in best], [said[i] for i in usable])
         if good is not None:
-            likely = np.array([caption.log_likelihood for caption in best])
-            tokens = np.array([len(caption.log_probabilities) for caption in best])
-            self.confidence = fit_confidence(likely, *_columns(facts), tokens, good)
+            self.confidence = fit_confidence(*_numbers(best, facts), good)
 
     def describe(self, photos: Iterable[ImageSource] | ImageSource, **options: Any) -> Iterator[Described]:
         """Photos in; captions, confidence and errors out, in order, some at a time.
@@ -531,7 +520,7 @@ class Pipeline:
         features: Float[np.ndarray, "N ..."],
         images: Sequence[int],
         sentences: Sequence[str],
-        prior_weight: float = 1.0,
+        prior_weight: float = PRIOR_WEIGHT,
     ) -> list[dict[str, float | None]]:
         """A caption's worth: how well each sentence fits its photo, without references to compare it with.
 
@@ -609,6 +598,12 @@ class Pipeline:
 def _columns(known: Sequence[Known]) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
     """Priors, and agreements."""
     return np.array([fact.prior for fact in known]), np.array([fact.agreement for fact in known])
+
+
+def _numbers(captions: Sequence[Caption], known: Sequence[Known]) -> tuple[np.ndarray, ...]:
+    """What a confidence is made of, each (S,): log-likelihoods, priors, agreements, tokens."""
+    likely = np.array([caption.log_likelihood for caption in captions])
+    return likely, *_columns(known), np.array([len(caption.log_probabilities) for caption in captions])
 
 
 def load(name: Path | str = "base", runtime: Hand = "auto", device: str = "auto") -> Pipeline:

@@ -68,6 +68,19 @@ def open_model(name: str, device: str | None = None, runtime: Hand = "auto", tol
     return found
 
 
+def weight_of_prior(given: float | None) -> float:
+    """The weight that was asked for, or else the usual one.
+
+    Raises:
+        Usage: There is no such weight.
+    """
+    from mrnn.tasks.retrieval import PRIOR_WEIGHT
+
+    if given is not None and not 0 <= given <= 2:
+        raise Usage(f"--prior-weight is {given:g}, but must be between 0 and 2")
+    return PRIOR_WEIGHT if given is None else given
+
+
 def photos_of(given: Sequence[Path], files_from: str = "", null: bool = False) -> list[str]:
     """The photos that a verb is given, in the order given; of a folder all that are in it and below it.
 

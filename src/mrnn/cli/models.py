@@ -25,6 +25,7 @@ from mrnn.cli.console import (
     visible,
     warn,
     warn_photos,
+    weight_of_prior,
 )
 from mrnn.cli.parsing import parse
 from mrnn.workshop import workshop
@@ -85,7 +86,6 @@ def evaluate(
     from mrnn.evaluation.captions import has_java
     from mrnn.files import write_json
     from mrnn.tasks.consensus import PLAIN, WEIGHTED
-    from mrnn.tasks.retrieval import PRIOR_WEIGHT
     from mrnn.text import tokenise
     from mrnn.version import code_version
 
@@ -93,18 +93,15 @@ def evaluate(
         raise Usage("say where the data set is: --data DIR")
     if shortlist is not None and (shortlist < 1 or exact):
         raise Usage("--shortlist must be 1 or more, and does not go with --exact")
-    if prior_weight is not None and not 0 <= prior_weight <= 2:
-        raise Usage(f"--prior-weight is {prior_weight:g}, but must be between 0 and 2")
+    weight = weight_of_prior(prior_weight)
     if beam is not None and (beam < 1 or consensus):
         raise Usage("--beam must be 1 or more, and does not go with --consensus, which has its own")
     if metrics in ("likelihood", "retrieval") and (beam is not None or consensus):
         raise Usage(f"--{'beam' if beam is not None else 'consensus'} is about captions, which --metrics leaves out")
-    if metrics in ("likelihood", "captions") and (
-        exact or shortlist is not None or plots is not None or prior_weight is not None
-    ):
-        flag = "exact" if exact else "plots" if plots is not None else "shortlist"
-        flag = flag if exact or plots is not None or shortlist is not None else "prior-weight"
-        raise Usage(f"--{flag} is about retrieval, which --metrics leaves out")
+    about_retrieval = {"exact": exact or None, "plots": plots, "shortlist": shortlist, "prior-weight": prior_weight}
+    given = [flag for flag, value in about_retrieval.items() if value is not None]
+    if metrics in ("likelihood", "captions") and given:
+        raise Usage(f"--{given[0]} is about retrieval, which --metrics leaves out")
     if temperature is not None and (consensus != "weighted" or temperature <= 0):
         raise Usage("--temperature goes with --consensus weighted, and must be above 0")
     pipeline = open_model(model, device, runtime)
@@ -139,7 +136,6 @@ def evaluate(
         more, captions = evaluate_captions(pipeline, references, photos.features, generation, said)
         figures |= more
     if metrics == "retrieval" or (metrics == "all" and pipeline.model.uses_image):
-        weight = PRIOR_WEIGHT if prior_weight is None else prior_weight
         retriever = pipeline.retriever(photos.features, sentences, prior_weight=weight)
         more, scores = evaluate_retrieval(retriever, owner, None if exact else shortlist or SHORTLIST)
         figures |= more

@@ -26,6 +26,7 @@ from mrnn.cli.console import (
     visible,
     warn,
     warn_guess,
+    weight_of_prior,
 )
 
 if TYPE_CHECKING:
@@ -207,9 +208,9 @@ def rank(
         raise Usage("--top must be 1 or more")
     if prior_weight is not None and score not in (None, "normalised"):
         raise Usage(f"--prior-weight goes with the normalised score, not with --score {score}")
-    _check_weight(prior_weight)
+    weight = weight_of_prior(prior_weight)
     from mrnn.encoders import pool_features
-    from mrnn.tasks.retrieval import PRIOR_WEIGHT, Query
+    from mrnn.tasks.retrieval import Query
 
     names = photos_of(photos, files_from, null)
     pipeline = open_model(model, device, tolerant=tolerant)
@@ -223,7 +224,6 @@ def rank(
         warn(str(error))
     image = pipeline.model.encode_image(features)
     query: Query = "image" if sentence is None else "sentence"
-    weight = PRIOR_WEIGHT if prior_weight is None else prior_weight
     if positions:
         # Pools of any size: sentences in parts, of which each photo keeps the best.
         best: list[list[tuple[float, int]]] = [[] for _ in range(len(positions) if query == "image" else 1)]
@@ -298,7 +298,7 @@ def score(
     """
     if pairs is None:
         raise Usage("say where the table is: --pairs TABLE")
-    _check_weight(prior_weight)
+    weight = weight_of_prior(prior_weight)
     from mrnn.corpora.table import read_pairs
     from mrnn.encoders import pool_features
     from mrnn.text import tokenise
@@ -323,7 +323,6 @@ def score(
     scored: list[dict[str, float | None]] = []
     foils = [row for row in usable if row.foil]
     texts = [(row, row.caption) for row in usable] + [(row, row.foil) for row in foils]
-    weight = 1.0 if prior_weight is None else prior_weight
     with bar("scoring", len(texts)) as advance:
         for start in range(0, len(texts), SCORED_AT_ONCE):
             some = texts[start : start + SCORED_AT_ONCE]
@@ -331,17 +330,25 @@ def score(
             results = pipeline.score_pairs(features, owner, [text for _, text in some], weight)
             if judged:
                 scored += results
-            for (row, text), fields in zip(() if judged else some, results, strict=False):
-                if json:
-                    print(as_json({"image": row.image, "caption": text, **fields}))
-                else:
-                    order = ("raw", "normalised", "raw_bits", "normalised_bits")
-                    numbers = ["" if (v := fields[key]) is None else f"{v:.3f}" for key in order]
-                    print_row(row.image, text, *numbers, _share(fields["confidence"]))
+            else:
+                _print_scored(some, results, json)
             advance(len(some))
     if judged:
         _print_judged(usable, foils, scored, prior_weight, json)
     return 1 if errors or broken or wordless else 0
+
+
+def _print_scored(
+    texts: "Sequence[tuple[Pair, str]]", results: "Sequence[dict[str, float | None]]", json: bool
+) -> None:
+    """A line a caption."""
+    for (row, text), fields in zip(texts, results, strict=True):
+        if json:
+            print(as_json({"image": row.image, "caption": text, **fields}))
+        else:
+            order = ("raw", "normalised", "raw_bits", "normalised_bits")
+            numbers = ["" if (v := fields[key]) is None else f"{v:.3f}" for key in order]
+            print_row(row.image, text, *numbers, _share(fields["confidence"]))
 
 
 def _print_judged(
@@ -400,8 +407,3 @@ def _kinds(foils: "Sequence[Pair]") -> list[str]:
     """The kinds of foils, where the table tells them apart."""
     found = list(dict.fromkeys(row.kind for row in foils))
     return found if len(found) > 1 else []
-
-
-def _check_weight(prior_weight: float | None) -> None:
-    if prior_weight is not None and not 0 <= prior_weight <= 2:
-        raise Usage(f"--prior-weight is {prior_weight:g}, but must be between 0 and 2")

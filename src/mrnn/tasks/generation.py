@@ -301,7 +301,7 @@ def _greedy(
         _, best, state = model.step(words, state, image[rows], 1, allowed(length), precision)
         return best[:, 0], state
 
-    return word_by_word(model, vocabulary, len(image), step, config.max_length)
+    return _word_by_word(model, vocabulary, len(image), step, config.max_length)
 
 
 def _sampled(
@@ -320,7 +320,7 @@ def _sampled(
         log_p = model.distribution(text, image[owner[rows]]) + allowed(length)
         return _sample(log_p, config, numbers[rows, length]), state
 
-    sentences = word_by_word(model, vocabulary, len(owner), step, config.max_length)
+    sentences = _word_by_word(model, vocabulary, len(owner), step, config.max_length)
     return [[(ids, None) for ids in sentences[i : i + config.n]] for i in range(0, len(sentences), config.n)]
 
 
@@ -350,11 +350,11 @@ def draw(
         p = np.exp(model.distribution(text, seen[rows]) + allowed(length))
         return _pick(p, uniform(len(p))), state
 
-    sentences = word_by_word(model, vocabulary, len(seen), step, max_length)
+    sentences = _word_by_word(model, vocabulary, len(seen), step, max_length)
     return [sentences[i : i + n] for i in range(0, len(sentences), n)]
 
 
-def word_by_word(
+def _word_by_word(
     model: Runtime,
     vocabulary: Vocabulary,
     n: int,

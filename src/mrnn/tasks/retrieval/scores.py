@@ -98,7 +98,7 @@ def apply_score(
     log_likelihoods: Float[np.ndarray, "N S"],
     tokens: Int[np.ndarray, " S"],
     prior: Float[np.ndarray, " S"] | None = None,
-    prior_weight: float = 1.0,
+    prior_weight: float = PRIOR_WEIGHT,
 ) -> Float[np.ndarray, "N S"]:
     """Turn log-likelihoods into one of the scores above.
 
