@@ -2,7 +2,8 @@
 
     python -m benchmarks.campaign [--minutes N] [--seed S] [--part NAME]
 
-A part is a module here with `run(seconds, seed) -> Report`. Inputs are made from the seed and their number alone.
+A part is a module here with `run(seconds, seed) -> Report`, and with `SHARE`, its share of the time. Inputs are made
+from the seed and their number alone.
 An escape is: an error that is not one of ours, a process that ends, more than 600 MB of memory, more than ten seconds.
 """
 
@@ -48,7 +49,7 @@ def hunt(part: str, seconds: float, seed: int) -> Report:
     """
     cores = len(os.sched_getaffinity(0))
     kept = Path(tempfile.mkdtemp(prefix=f"mrnn-campaign-{part}-"))
-    with tempfile.TemporaryDirectory(dir=_in_memory()) as place:
+    with tempfile.TemporaryDirectory(dir=_in_memory(), ignore_cleanup_errors=True) as place:
         workers = [_Worker(part, seed, first, cores, Path(place), kept) for first in range(cores)]
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -15,11 +15,12 @@ def main() -> int:
     asked.add_argument("--seed", type=int, default=0, help="of all inputs (0)")
     asked.add_argument("--part", choices=list(parts()), action="append", help="one of them (repeatable)")
     options = asked.parse_args()
-    chosen = options.part or list(parts())
+    chosen = {name: import_module(f"benchmarks.campaign.{name}") for name in options.part or parts()}
+    whole = sum(part.SHARE for part in chosen.values())
     escaped = 0
-    for name in chosen:
+    for part in chosen.values():
         clock = time.monotonic()
-        report = import_module(f"benchmarks.campaign.{name}").run(60 * options.minutes / len(chosen), options.seed)
+        report = part.run(60 * options.minutes * part.SHARE / whole, options.seed)
         escaped += len(report.escapes)
         spent = time.monotonic() - clock
         print(f"{report.name}: {report.tried:,} tried in {spent:.0f} s, {len(report.escapes)} escaped", flush=True)

@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.campaign import Report
 from mrnn.demo import sample_photos
 
+SHARE = 0.15  # of a campaign's time
 SLOW = 10.0  # seconds of a processor for an answer
 HANGS = 60.0  # seconds of the clock: a machine may be busy
 MEMORY = 600  # MiB of the server

@@ -22,6 +22,7 @@ from mrnn.networks.torch_network import torch_encoder
 from mrnn.pipeline import Pipeline, load
 from mrnn.text import SIGNS, Vocabulary
 
+SHARE = 0.1  # of a campaign's time
 WORDS = ["a", "dog", "in", "the", "snow"]
 FEATURES = 3
 

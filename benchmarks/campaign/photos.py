@@ -18,6 +18,7 @@ from mrnn.encoders import Encoder
 from mrnn.images import ImageError, Preprocessing, open_photo, pixels_to_decode
 from mrnn.library.rows import file_row, read_file
 
+SHARE = 0.35  # of a campaign's time
 HARD_EVERY = 400
 _TAGS = (0x0112, 0x0132, 0x9003, 0x9004, 0x8769, 0x8825, 0xA005, 256, 257, 258, 259, 273, 277, 278, 322, 323, 700)
 _ENDINGS = {"JPEG": "jpg", "JPEG2000": "jp2", "TIFF": "tif", "PPM": "ppm"}

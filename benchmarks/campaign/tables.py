@@ -26,6 +26,7 @@ from mrnn.images import date_of
 from mrnn.library.place import Folder
 from mrnn.library.tables import Tables
 
+SHARE = 0.2  # of a campaign's time
 NAMES = [f"{100000 + i}_0123456789.jpg" for i in range(4)]
 CAPTIONS = ["a red dog", 'two men , one "big" ball', "ein Hund läuft", "un chien\ta couru"]
 ROWS = list(zip(NAMES, CAPTIONS, ("train", "train", "dev", "test"), strict=True))
