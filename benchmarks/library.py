@@ -142,7 +142,7 @@ def recall(library: Library, sentence: str) -> float:
 
     pipe, tables = library.pipeline, library.tables
     vector = first_order(pipe.model, pipe.vocabulary, pipe.sentence_ids([sentence]), pipe.centre).vectors[0]
-    found, _ = tables.nearest(vector, SHORTLIST, "", ["hash"])
+    found = tables.nearest(vector, SHORTLIST, "", ["hash"])
     exact = tables.read(
         "contents", ["hash"], nearest={"column": "image", "q": vector, "k": 10, "metric": "dot", "use_index": False}
     )

@@ -762,9 +762,11 @@ def test_a_large_library_is_searched_through_an_index_that_grows_with_it(library
     def add(first: int, last: int) -> None:
         hashes = [f"{i:064x}" for i in range(first, last)]
         vectors = rng.standard_normal((len(hashes), tables.width)).astype(np.float16)
-        photo = {"taken": "2020-01-01T00:00:00", "width": 1, "height": 1, "thumbnail": b"", "captions": ["a"]}
-        photo["likelihoods"] = [0.0]
-        rows = [{"hash": h, "image": v, **photo} for h, v in zip(hashes, vectors, strict=True)]
+        photo = {"width": 1, "height": 1, "thumbnail": b"", "captions": ["a"], "likelihoods": [0.0]}
+        rows = [
+            {"hash": hash, "image": vector, "taken": f"{2000 + i // 30}-01-01T00:00:00", **photo}
+            for i, hash, vector in zip(range(first, last), hashes, vectors, strict=True)
+        ]
         files = [{"path": h, "size": 0, "time": 0, "hash": h, "error": ""} for h in hashes]
         tables.commit("contents", tables.write("contents", rows))
         tables.commit("files", tables.write("files", files))
@@ -777,12 +779,29 @@ def test_a_large_library_is_searched_through_an_index_that_grows_with_it(library
     assert tables.indexed
     add(2000, 2100)  # a twentieth, looked through beside the index
     query = rng.standard_normal(tables.width).astype(np.float32)
-    found, image = tables.nearest(query, 100, "", ["hash"])
+    found = tables.nearest(query, 100, "", ["hash", "image"])
     everything = tables.read("contents", ["hash", "image"])
     best = np.argsort(-(base_vectors(everything) @ query))[:10]
     assert set(everything["hash"].take(best).to_pylist()) <= set(found["hash"].to_pylist())
-    assert image.shape == (100, tables.width)
+    assert base_vectors(found).shape == (100, tables.width)
+    # The thirty of a year lie anywhere: all partitions are looked at for them.
+    year = Filters(after=date(2030, 1, 1), before=date(2030, 12, 31))
+    assert len(library.search("a square", top=30, filters=year)) == 30
     add(2100, 2400)
     tables.tidy()
     assert tables.latest("contents").index_statistics("image_idx")["num_unindexed_rows"] == 0
     assert len(library.search("a square", top=20)) == 20
+
+
+def test_a_folder_of_many_photos_is_looked_for_among_what_is_found(library, photos, tmp_path, monkeypatch):
+    library.index(photos)
+    for i in range(40):
+        photo(tmp_path / "more" / f"{i}.jpg", "red", 50 + i % 100)
+    library.index(tmp_path / "more")
+    few = Filters(folder=photos / "deep")
+    asked = (("a square",), (None, photos / "red.jpg"), ())
+    told = [names(library.search(*ask, top=3, filters=few)) for ask in asked]
+    monkeypatch.setattr("mrnn.library.searching.NAMED", 1)
+    assert told[:2] == [names(library.search(*ask, top=3, filters=few)) for ask in asked[:2]]
+    for expected, ask in zip(told, asked, strict=True):
+        assert sorted(names(library.search(*ask, top=3, filters=few))) == sorted(expected) == ["green", "yellow"]

@@ -240,29 +240,26 @@ class Tables:
         except (OSError, ValueError) as error:
             raise self._unread(error) from None
 
-    def nearest(self, vector: np.ndarray, k: int, where: str, columns: Sequence[str]) -> tuple[Any, np.ndarray]:
-        """The k photos whose image vectors have the largest products with a vector.
+    def nearest(self, vector: np.ndarray, k: int, where: str, columns: Sequence[str]) -> Any:
+        """The k photos whose image vectors have the largest products with a vector, as Arrow gives them.
 
         Args:
             vector: (M,).
             k: How many.
             where: Condition of SQL.
             columns: To read of them.
-
-        Returns:
-            Their columns, and their image vectors (K, M) in float32.
         """
-        asked = {"column": "image", "q": vector.astype(np.float32), "k": k, "metric": "dot", "nprobes": 20}
+        # More partitions are looked at where the condition leaves too few in these.
+        asked = {"column": "image", "q": vector.astype(np.float32), "k": k, "metric": "dot", "minimum_nprobes": 20}
 
         def search(table: Any) -> Any:
             # The index rounds: of more photos, more lie within what it rounds by, and are read again.
             more = {}
             if "image_idx" in _indices(table):
                 more["refine_factor"] = max(4, math.ceil(1.5 * table.count_rows() ** 0.5 / k))
-            return _scanner(table, [*columns, "image"], where, {"nearest": {**asked, **more}}).to_table()
+            return _scanner(table, columns, where, {"nearest": {**asked, **more}}).to_table()
 
-        found = self._ask("contents", search)
-        return found, vectors(found)
+        return self._ask("contents", search)
 
     @property
     def indexed(self) -> bool:
