@@ -1,7 +1,8 @@
-"""How much data each model needs: python -m benchmarks.learning_curves DIR/flickr8k RUNS RECIPE...
+"""How much photos are worth: python -m benchmarks.learning_curves RUNS RECIPE... -- DIR...
 
-Trains each recipe on 10, 30 and 100 % of the train photos, the smaller shares within the larger, and measures dev
-perplexity and CIDEr. A run that is there is not run again. Writes docs/beyond/curves.json and curves.png.
+Trains each recipe on 10, 30 and 100 % of the train photos of all data sets together, the smaller shares within the larger,
+and measures the captions of each data set's dev photos, searched for without a choice. A run that is there is not run
+again. Writes docs/beyond/curves.json and curves.png.
 """
 
 import hashlib
@@ -32,42 +33,58 @@ def part(corpus: Corpus, share: float) -> Corpus:
 
 
 def main() -> None:
-    folder, runs, *names = sys.argv[1:]
-    corpus = read_corpora([Path(folder)])
+    runs, *names = sys.argv[1:]
+    names, folders = names[: names.index("--")], [Path(folder) for folder in names[names.index("--") + 1 :]]
+    data, corpus = " + ".join(folder.name for folder in folders), read_corpora(folders)
     path = OUT / "curves.json"
-    curves = json.loads(path.read_text()) if path.exists() else {}
+    curves = json.loads(path.read_text()) if path.exists() else []
     for name in names:
         for share in SHARES:
-            out = Path(runs) / f"{name}-{share:g}"
+            out, some = Path(runs) / f"{name}-{len(folders)}-{share:g}", part(corpus, share)
             trained = (out / "model.safetensors").exists()
-            pipe = load(out) if trained else train_recipe(name, RECIPES[name](), part(corpus, share), out)
-            dev = encode_split(corpus, "dev", FeatureCache(pipe.encoder))
-            references = [photo.captions for photo in dev.photos]
-            figures, _ = evaluate_captions(pipe, references, dev.features)
-            perplexity = pipe.provenance["training"]["dev_perplexity"]
-            curves.setdefault(name, {})[f"{share:g}"] = {
-                "perplexity": perplexity,
-                "words": len(pipe.vocabulary),
-                "CIDEr": figures["CIDEr"],
-            }
-            print(name, share, curves[name][f"{share:g}"], flush=True)
+            pipe = load(out) if trained else train_recipe(name, RECIPES[name](), some, out)
+            photos = sum(photo.split == "train" for photo in some.photos)
+            for folder in folders:
+                figures = measured(pipe, folder)
+                if figures:
+                    asked = {"recipe": name, "data": data, "photos": photos, "dev": folder.name}
+                    curves = [point for point in curves if not asked.items() <= point.items()]
+                    curves.append({**asked, "words": len(pipe.vocabulary), **figures})
+                    print(curves[-1], flush=True)
             write_json(path, curves)
-    _draw(curves)
+    draw(curves)
 
 
-def _draw(curves: dict[str, dict[str, dict[str, float]]]) -> None:
+def measured(pipe, folder: Path) -> dict[str, float]:
+    """Figures of the captions of a data set's dev photos; none if it gives no dev split."""
+    corpus = read_corpora([folder])
+    if corpus.held_out:
+        return {}
+    dev = encode_split(corpus, "dev", FeatureCache(pipe.encoder))
+    plain = replace(pipe.generation, prior_weight=0.0, agreement=0.0)
+    figures, _ = evaluate_captions(pipe, [photo.captions for photo in dev.photos], dev.features, plain)
+    return {"CIDEr": figures["CIDEr"], "BLEU-4": figures["BLEU-4"]}
+
+
+def draw(curves: list[dict]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 3.4), layout="constrained")
-    axes = figure.subplots()
-    for name, points in curves.items():
-        shares = sorted(points, key=float)
-        axes.plot([100 * float(s) for s in shares], [points[s]["CIDEr"] for s in shares], marker="o", label=name)
-    axes.set(
-        xscale="log", xlabel="train photos, %", ylabel="dev CIDEr", xticks=[10, 30, 100], xticklabels=[10, 30, 100]
-    )
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    devs = sorted({point["dev"] for point in curves}, reverse=True)
+    figure = Figure(figsize=(4.2 * len(devs), 3.4), layout="constrained")
+    for axes, dev in zip(figure.subplots(1, len(devs), squeeze=False)[0], devs, strict=True):
+        for recipe, data in dict.fromkeys((point["recipe"], point["data"]) for point in curves if point["dev"] == dev):
+            points = sorted(
+                (point["photos"], point["CIDEr"])
+                for point in curves
+                if (point["recipe"], point["data"], point["dev"]) == (recipe, data, dev)
+            )
+            sets = data if data.count("+") < 2 else f"{data.count('+') + 1} data sets"
+            axes.plot(*zip(*points, strict=True), marker="o", label=f"{recipe}, {sets}")
+        axes.set(title=f"{dev}, dev", xscale="log", xlabel="train photos", ylabel="CIDEr")
+        axes.set_xticks(ticks := [600, 2000, 6000, 15000], [f"{tick:,}" for tick in ticks], minor=False)
+        axes.minorticks_off()
+        axes.legend(frameon=False, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(OUT / "curves.png", dpi=120)
 
 

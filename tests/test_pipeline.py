@@ -431,6 +431,7 @@ def test_a_file_that_is_not_the_models_own_is_not_used(saved, folder, others, ru
         (lambda c: c["generation"].update(beam=0), "beam", "onnx torch"),
         (lambda c: c.pop("encoder"), "encoder", "onnx torch"),
         (lambda c: c["encoder"].update(width=5), "width", "onnx torch"),
+        (lambda c: c["encoder"].update(row=[10**400]), "what an encoder says", "onnx torch"),
         (lambda c: c["encoder"].pop("fingerprint"), "fingerprint", "onnx torch"),
         (lambda c: c["encoder"].update(name=3), "name", "onnx torch"),
         (lambda c: c["encoder"].update(row="wide"), "encoder", "onnx torch"),

@@ -20,7 +20,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ FORMAT = 2
 REFERENCES, WEIGHTS, ENCODER_WEIGHTS = "references.safetensors", "model.safetensors", "encoder.safetensors"
 NEEDED = ("config.json", "vocab.txt", WEIGHTS)
 PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.onnx", "README.md")
+_MOST = 10**7  # of what a configuration may count
 BUNDLED = Path(__file__).parents[1] / "bundled"
 _SAVING, _SAVED = ".saving", ".saved"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -255,7 +256,7 @@ def _check_hashes(folder: Path, files: Any) -> None:
 
 def _check_encoder(encoder: dict[str, Any], model: dict[str, Any]) -> None:
     shape = encoder.get("row", [])
-    if not isinstance(shape, list) or not all(isinstance(n, int) for n in (encoder["width"], *shape)):
+    if not isinstance(shape, list) or not _is_shape([encoder["width"], *shape]) or math.prod(shape) >= _MOST:
         raise ValueError("'encoder' is not what an encoder says of itself")
     if not all(isinstance(encoder[key], str) for key in ("name", "fingerprint")):
         raise ValueError("the encoder's name and fingerprint must be text")
@@ -266,17 +267,21 @@ def _check_encoder(encoder: dict[str, Any], model: dict[str, Any]) -> None:
 
 def _check_use(use: dict[str, Any]) -> None:
     numbers = (use["image_width"], use["opset"], *use["feature_shape"])
-    if not all(isinstance(n, int) and 0 < n < 10**7 for n in numbers):
+    if not _is_shape(numbers):
         raise ValueError("'use' is not what a model says of its graphs")
     for part in use["state"]:
         shape = part["shape"]
-        small = all(isinstance(n, int) and 0 <= n < 10**7 for n in shape) and math.prod(shape) < 10**7
+        small = all(isinstance(n, int) and 0 <= n < _MOST for n in shape) and math.prod(shape) < _MOST
         if not small or part["type"] not in ("float32", "int64"):
             raise ValueError("'use' is not what a model says of its state")
         if not math.isfinite(part["fill"]):
             raise ValueError("'use' is not what a model says of its state")
     if not all(isinstance(use[key], bool) for key in ("uses_image", "uses_regions")):
         raise ValueError("'use' does not say what the model looks at")
+
+
+def _is_shape(numbers: Sequence[Any]) -> bool:
+    return all(isinstance(n, int) and 0 < n < _MOST for n in numbers)
 
 
 def copy_folder(source: Path, target: Path, name: str = "") -> None:
