@@ -10,7 +10,7 @@ from made import captions, lines, splits
 from PIL import Image
 
 from mrnn.corpora import SPLITS, combine, read_corpora, read_corpus
-from mrnn.corpora.base import photo_key, seeded_split
+from mrnn.corpora.base import Report, photo_key, seeded_split
 from mrnn.corpora.sentences import read_sentences
 from mrnn.corpora.table import read_pairs
 
@@ -708,3 +708,9 @@ def test_captions_without_photos_leave_out_those_of_held_out_photos(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=r"captions\.json"):
             read_sentences(path)
+
+
+def test_an_example_of_what_is_wrong_is_one_line():
+    report = Report()
+    report.add("missing photos", "a\nb\x85c\u2028d.jpg")
+    assert list(report.lines()) == ["missing photos: 1 (a b c d.jpg)"]

@@ -92,10 +92,10 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def add(self, kind: str, example: str) -> None:
-        """Count one more of a kind, and keep the first three as examples."""
+        """Count one more of a kind, and keep the first three as examples, a line each."""
         self.counts[kind] += 1
         if len(self.examples[kind]) < 3:
-            self.examples[kind].append(example)
+            self.examples[kind].append(" ".join(example.splitlines()))
 
     def lines(self) -> Iterator[str]:
         """One line a kind, for people."""

@@ -430,7 +430,10 @@ def _scale(image: Image.Image, min_side: int | None) -> int:
     pixels = image.width * image.height
     if pixels <= _WHOLE:
         return 1
-    room = max(4 * _WHOLE, _BOTH - pixels * _PIXEL_BYTES.get(image.mode, 4))
+    held = pixels * _PIXEL_BYTES.get(image.mode, 4)
+    if image.mode.startswith("I;16"):  # which are converted through larger numbers
+        held += pixels
+    room = max(4 * _WHOLE, _BOTH - held)
     return max(_wanted(image.size, min_side), math.ceil((4 * pixels / room) ** 0.5))
 
 
@@ -537,5 +540,7 @@ def _grey(image: Image.Image, black: float, white: float) -> Image.Image:
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         values[values == transparent] = white
-    values = values.clip(min(black, white), max(black, white))
-    return Image.fromarray(((values - black) * (255 / (white - black))).astype(np.uint8))
+    np.clip(values, min(black, white), max(black, white), out=values)
+    values -= black
+    values *= 255 / (white - black)
+    return Image.fromarray(values.astype(np.uint8))

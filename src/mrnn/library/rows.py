@@ -126,8 +126,10 @@ def encode(pipeline: Pipeline, fresh: Sequence[ReadFile]) -> tuple[list[dict[str
 
 
 def _thumbnail(image: Image.Image) -> bytes:
-    small = image.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    # Image.thumbnail works on a copy, which may take 200 MB.
+    scale = min(1, THUMBNAIL / max(image.size))
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    small = image.resize((width, height), reducing_gap=2.0) if scale < 1 else image
     out = io.BytesIO()
     small.save(out, "JPEG", quality=80)
     return out.getvalue()
