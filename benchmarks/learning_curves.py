@@ -1,8 +1,8 @@
 """How much photos are worth: python -m benchmarks.learning_curves RUNS RECIPE... -- DIR...
 
-Trains each recipe on 10, 30 and 100 % of the train photos of all data sets together, the smaller shares within the larger,
-and measures the captions of each data set's dev photos, searched for without a choice. A run that is there is not run
-again. Writes docs/beyond/curves.json and curves.png.
+Trains each recipe on 10, 30 and 100 % of the train photos of all data sets together, the smaller shares within the
+larger, and measures the captions of each data set's dev photos, searched for without a choice. A run that is there is
+not run again. Writes docs/beyond/curves.json and curves.png.
 """
 
 import hashlib

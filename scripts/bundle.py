@@ -1,12 +1,15 @@
 """Turn a trained run into a bundled model: float16 weights, and a card with figures from `mrnn evaluate`.
 
-python scripts/bundle.py RUN NAME DATA_DIR...   (evaluates on the test split of each data set)
+python scripts/bundle.py RUN NAME DATA_DIR... [--rounded]   (evaluates on the test split of each data set)
+
+With --rounded photos are encoded in 8-bit numbers, whose ranges are those of some train photos.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,10 +19,12 @@ import mrnn
 from mrnn.corpora import read_corpora
 from mrnn.encoders import FeatureCache
 from mrnn.encoders.splits import encode_split
-from mrnn.pipeline import load
+from mrnn.models.rounding import round_encoder
+from mrnn.pipeline import Pipeline, load
 from mrnn.recipes import RECIPES
 
 BUNDLED = Path(mrnn.__file__).parent / "bundled"
+CALIBRATED = 128  # photos that say which ranges numbers have
 PROVENANCE = """\
 The weights were trained on the photos and captions named above, which are not in this package: {sources}. What sees
 is EfficientNet-Lite, which began with ImageNet weights (Apache-2.0).
@@ -37,7 +42,7 @@ SOURCES = {
 
 def main() -> None:
     """Save, evaluate, and save again with the figures."""
-    run, name, *folders = sys.argv[1:]
+    run, name, *folders = (word for word in sys.argv[1:] if word != "--rounded")
     target = BUNDLED / name
     pipe = load(Path(run), "torch", "cpu")
     training = pipe.provenance["training"]
@@ -60,13 +65,13 @@ def main() -> None:
     pipe.provenance["provenance"] = PROVENANCE.format(
         more=more, sources="; ".join(said for data, said in SOURCES.items() if data in training["command"])
     )
-    use = load(Path(run))  # the hand that people have
-    use.generation = pipe.generation
+    pipe.provenance["results"] = []
+    _save(pipe, name, folders)
+    use = load(target)  # the hand that people have
     dev = encode_split(read_corpora(list(map(Path, folders))), "dev", FeatureCache(use.encoder))
     use.calibrate(dev.features, [photo.captions for photo in dev.photos])
     pipe.confidence = use.confidence
-    pipe.provenance["results"] = []
-    pipe.save(target, torch.float16, name)
+    _save(pipe, name, folders)
     for folder in folders:
         with tempfile.TemporaryDirectory() as place:
             figures = Path(place) / "figures.json"
@@ -81,7 +86,16 @@ def main() -> None:
                 "figures": {k: v for k, v in result["figures"].items() if not k.endswith((" low", " high"))},
             }
         )
-    pipe.save(target, torch.float16, name)
+    _save(pipe, name, folders)
+
+
+def _save(pipe: Pipeline, name: str, folders: Sequence[str]) -> None:
+    """Save the model; with `--rounded` with a rounded encoder too."""
+    pipe.save(BUNDLED / name, torch.float16, name)
+    if "--rounded" in sys.argv:
+        train = [photo for folder in folders for photo in read_corpora([Path(folder)]).photos if photo.split == "train"]
+        some = train[:: max(1, len(train) // CALIBRATED)]
+        round_encoder(BUNDLED / name, (pipe.encoder.pixels(photo.path) for photo in some))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from mrnn.runtime.ensemble import Ensemble
 from mrnn.runtime.folder import ModelFolder, copy_folder, find_folder, read_folder
 from mrnn.runtime.onnx import Graphs, has_device
 from mrnn.shapes import Float
-from mrnn.tasks.choice import Known, choose, weigh
+from mrnn.tasks.choice import AMONG, Known, choose, weigh
 from mrnn.tasks.confidence import (
     FEWEST,
     GUESS,
@@ -228,7 +228,7 @@ class Pipeline:
         self, image: Float[np.ndarray, "N F"], config: GenerationConfig, precision: Precision = "auto"
     ) -> tuple[list[list[Caption]], list[list[Known]] | None]:
         """Captions, and what is known of them where the choice or the confidence needs it."""
-        every = replace(config, n=config.beam) if config.chooses else config
+        every = replace(config, n=min(config.beam, max(config.n, AMONG))) if config.chooses else config
         if config.chooses and self.references is None:
             raise ValueError("a choice by the prior needs reference images, and this model has none")
         found = generate(self.model, self.vocabulary, image, every, self.centre, precision)

@@ -160,7 +160,7 @@ def base() -> Recipe:
         choose="cider",
         objective=ObjectiveConfig(contrastive=0.3, agreement=2.0),
     )
-    generation = replace(recipe.generation, beam=8, prior_weight=0.3, agreement=0.2)
+    generation = replace(recipe.generation, beam=8, prior_weight=0.3, agreement=0.3)
     return replace(recipe, after="pair", training=training, generation=generation)
 
 

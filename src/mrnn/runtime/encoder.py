@@ -7,7 +7,7 @@ from mrnn.encoders.proposals import load_proposer
 from mrnn.encoders.regions import BoxRegions, GridRegions
 from mrnn.images import Preprocessing
 from mrnn.runtime.folder import ENCODER_WEIGHTS, ModelFolder, tensors
-from mrnn.runtime.onnx import Graphs, OnnxNetwork
+from mrnn.runtime.onnx import ROUNDED, Graphs, OnnxNetwork
 
 
 def encoder_inside(found: ModelFolder, graphs: Graphs) -> Encoder:
@@ -21,7 +21,9 @@ def encoder_inside(found: ModelFolder, graphs: Graphs) -> Encoder:
         ValueError: Its regions need a proposer that cannot be had.
     """
     described = found.encoder
-    name, mark = described["name"], found.encoder_mark
+    name = described["name"]
+    # Features of the rounded encoder are others, if not by much: a cache keeps them apart.
+    mark = f"rounded-{found.encoder_mark}" if graphs.encoder == ROUNDED else found.encoder_mark
     preprocessing, network = Preprocessing.from_dict(described["preprocessing"]), OnnxNetwork(graphs)
     kind, _, rest = name.partition(":")
     if kind == "boxes":

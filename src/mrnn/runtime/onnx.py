@@ -16,7 +16,8 @@ from mrnn.shapes import Float, Int
 from mrnn.threads import cores
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "mps": "CoreMLExecutionProvider"}
-ENCODER = "encoder"
+ENCODER, ROUNDED = "encoder", "rounded_encoder"
+SUM = 200  # what a rounded encoder gives for its largest sum of products, unless that overflows
 
 
 def has_device(name: str) -> bool:
@@ -47,7 +48,7 @@ class Graphs:
             names = [name for name, provider in PROVIDERS.items() if provider in installed]
             raise DeviceError(f"onnxruntime has no provider for the device {device!r} here; it has {', '.join(names)}")
         self.folder, self.device = folder, device
-        self._sessions: dict[str, Future[tuple[Any, list[str]]]] = {}
+        self._sessions: dict[tuple[str, int], Future[tuple[Any, list[str]]]] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="graphs")
 
@@ -55,25 +56,31 @@ class Graphs:
         """Whether the model has such a graph."""
         return (self.folder / f"{name}.onnx").is_file()
 
-    def prepare(self, *names: str) -> None:
+    @property
+    def encoder(self) -> str:
+        """The graph that encodes photos here."""
+        return ROUNDED if self.device == "cpu" and self.has(ROUNDED) else ENCODER
+
+    def prepare(self, *names: str, threads: int = 0) -> None:
         """Begin to load graphs that will be run, while the caller does something else."""
         with self._lock:
             for name in names:
-                if name not in self._sessions:
-                    self._sessions[name] = self._pool.submit(self._load, name)
+                if (name, threads) not in self._sessions:
+                    self._sessions[name, threads] = self._pool.submit(self._load, name, threads)
 
-    def run(self, name: str, **inputs: Array) -> list[Array]:
+    def run(self, name: str, threads: int = 0, /, **inputs: Array) -> list[Array]:
         """Run a graph.
 
         Args:
             name: Of the graph.
+            threads: That compute; as many as there are cores if 0.
             inputs: By name.
 
         Raises:
             ValueError: It cannot be loaded, or does not fit the vocabulary or the features.
         """
-        self.prepare(name)
-        session, taken = self._sessions[name].result()
+        self.prepare(name, threads=threads)
+        session, taken = self._sessions[name, threads].result()
         try:
             return session.run(None, {key: np.ascontiguousarray(inputs[key]) for key in taken})
         except Exception as error:  # onnxruntime has a class of its own for every way to fail
@@ -81,14 +88,14 @@ class Graphs:
                 f"{self.folder / name}.onnx: does not fit what it is given ({first_line(error)})"
             ) from None
 
-    def _load(self, name: str) -> tuple[Any, list[str]]:
+    def _load(self, name: str, threads: int) -> tuple[Any, list[str]]:
         import onnxruntime
 
         path = self.folder / f"{name}.onnx"
         if not path.is_file():
             raise ValueError(f"{self.folder}: has no {path.name}; mrnn convert {self.folder} writes it, with PyTorch")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = cores()
+        options.intra_op_num_threads = threads or cores()
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False  # which holds more than it saves time
         # A session has threads of its own: those that wait would take the cores from those of the next.
@@ -131,7 +138,11 @@ class OnnxRuntime(Runtime):
 
     def prepare(self, task: Literal["caption", "search"] = "caption") -> None:
         """The graphs, and the encoder's beside them."""
-        wanted = (ENCODER, "search", "log_p", "image", "text") if task == "caption" else ("text", "gradient", "score")
+        wanted = (
+            (self.graphs.encoder, "search", "log_p", "image", "text")
+            if task == "caption"
+            else ("text", "gradient", "score")
+        )
         self.graphs.prepare(*(name for name in wanted if self.graphs.has(name)))
 
     def encode_image(self, features: Float[Array, "N ..."]) -> Float[Array, "N F"]:
@@ -219,14 +230,14 @@ class OnnxRuntime(Runtime):
 
 
 class OnnxNetwork:
-    """An encoder's network in a model's folder.
+    """An encoder's network in a model's folder: on a processor in 8-bit numbers, if the model has it so.
 
     Args:
         graphs: Of the folder.
     """
 
     def __init__(self, graphs: Graphs):
-        self.graphs = graphs
+        self.graphs, self.rounded = graphs, graphs.encoder == ROUNDED
         self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="encoder")
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -234,10 +245,20 @@ class OnnxNetwork:
         if self.graphs.device != "cpu":
             found = self.graphs.run(ENCODER, pixels=pixels)
         else:
-            one_by_one = self._pool.map(lambda one: self.graphs.run(ENCODER, pixels=one[None]), pixels)
+            # A thread a photo takes less than all threads for one after the other, and each photo's features are the
+            # same whatever is beside it.
+            one_by_one = self._pool.map(lambda one: self._run(one[None], min(len(pixels) - 1, 1)), pixels)
             found = [np.concatenate(parts) for parts in zip(*one_by_one, strict=True)]
         pooled, *grid = found
         return pooled, grid[0] if grid else None
+
+    def _run(self, pixels: np.ndarray, threads: int) -> list[np.ndarray]:
+        if self.rounded:
+            *found, sums = self.graphs.run(ROUNDED, threads, pixels=pixels)
+            self.rounded = bool((sums == SUM).all())  # else sums of 8-bit products overflow on this processor
+            if self.rounded:
+                return found
+        return self.graphs.run(ENCODER, threads, pixels=pixels)
 
 
 def _named(state: State) -> dict[str, Array]:

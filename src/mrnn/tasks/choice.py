@@ -24,8 +24,9 @@ from mrnn.tasks.generation import AllowedWords, Caption, GenerationConfig
 from mrnn.tasks.retrieval import encode_sentences, fast_sentence_prior, first_order
 from mrnn.text import Vocabulary
 
+AMONG = 4  # the likeliest sentences of a wider search, which a choice weighs: more gain nothing
 DRAWN = 20
-_REFERENCES = 10  # scored exactly for the prior: thirty tell good from bad no better
+_REFERENCES = 3  # scored exactly for the prior: thirty tell good from bad no better
 _WORDS = 50  # the likeliest next words, among which a sentence is drawn
 
 Vector = list[dict[tuple[int, ...], float]]
@@ -142,10 +143,10 @@ def agreement(sentences: Sequence[Sequence[int]], others: Sequence[Sequence[int]
     if not others:
         return [0.0] * len(sentences)
     total: Vector = [{} for _ in ORDERS]
-    for other in others:
+    for other, times in Counter(map(tuple, others)).items():
         for sums, part in zip(total, _vector(other), strict=True):
             for gram, value in part.items():
-                sums[gram] = sums.get(gram, 0.0) + value
+                sums[gram] = sums.get(gram, 0.0) + times * value
     mean = 10 / (len(ORDERS) * len(others))
     return [mean * sum(map(_product, _vector(sentence), total)) for sentence in sentences]
 
