@@ -6,6 +6,7 @@
     model.safetensors          weights of the language model, and of a CNN's part that it trained
     encoder.safetensors        the other weights of the encoder; not of one from a hub, which stays outside
     *.onnx                     the model's calls and the encoder, pointing into the weights
+    rounded_encoder.onnx       the encoder in 8-bit numbers, with weights of its own; not of every model
     references.safetensors     image vectors of training photos
 
 Nothing is ever unpickled. A model is saved into a folder within this one, `.saved`, and counts from the moment on in
