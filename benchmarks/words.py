@@ -11,6 +11,7 @@ import numpy as np
 
 from mrnn.corpora import read_corpora
 from mrnn.pipeline import load
+from mrnn.tasks.phrases import Asked
 
 THINGS = """
 person bicycle car motorcycle airplane bus train truck boat bench bird cat dog horse sheep cow elephant bear zebra
@@ -48,9 +49,10 @@ def main(place: str, model: str = "base", split: str = "dev") -> None:
     said = [set(re.findall(r"[a-z]+", " ".join(photo.captions).lower())) for photo in photos]
     shown = {thing: np.array([bool(words & names(thing)) for words in said]) for thing in THINGS.split()}
     shown = {thing: right for thing, right in shown.items() if right.sum() >= FEWEST}
-    retriever = pipe.retriever(pipe.features([photo.path for photo in photos]), [f"a {thing}" for thing in shown])
-    rows = []
-    for (thing, right), scores in zip(shown.items(), retriever.exact("raw").T, strict=True):
+    image, rows = pipe.model.encode_image(pipe.features([photo.path for photo in photos])), []
+    for thing, right in shown.items():
+        ids = pipe.sentence_ids(f"a {thing}")[0]
+        scores = Asked(pipe.model, pipe.vocabulary, ids, pipe.centre, pipe.beginnings).exact(image)
         hits = right[np.argsort(-scores, kind="stable")]
         precision = hits.cumsum() / np.arange(1, len(hits) + 1)
         rows.append((precision[hits].mean(), hits[:5].mean(), thing, right.sum()))

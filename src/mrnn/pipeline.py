@@ -37,6 +37,7 @@ from mrnn.tasks.consensus import PLAIN, Consensus, ConsensusConfig
 from mrnn.tasks.explanation import Explanation, explain, said_of_nearest
 from mrnn.tasks.familiarity import Familiarity
 from mrnn.tasks.generation import Caption, GenerationConfig, generate
+from mrnn.tasks.phrases import Beginnings, beginnings
 from mrnn.tasks.retrieval import (
     PRIOR_WEIGHT,
     Match,
@@ -142,6 +143,11 @@ class Pipeline:
     def centre(self) -> Float[np.ndarray, " F"] | None:
         """b0, mean of the reference images' vectors; None without them."""
         return None if self.references is None else self.references.mean(0)
+
+    @cached_property
+    def beginnings(self) -> Beginnings | None:
+        """Of captions, behind which a phrase is scored; None without reference images."""
+        return None if self.references is None else beginnings(self.model, self.vocabulary, self.references)
 
     @cached_property
     def fingerprint(self) -> str:

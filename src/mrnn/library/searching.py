@@ -19,7 +19,7 @@ from mrnn.library.tables import Tables, one_of, parts, quote, vectors
 from mrnn.library.walk import normal
 from mrnn.pipeline import Pipeline
 from mrnn.runtime.protocol import top_k
-from mrnn.tasks.retrieval import encode_sentences, fast_sentence_prior, first_order, pair_log_likelihood
+from mrnn.tasks.phrases import Asked
 
 SHORTLIST = 50
 SAMPLE = 1000
@@ -184,30 +184,25 @@ def present(paths: Sequence[str]) -> Path:
 
 
 class _Told:
-    """How well photos fit a sentence."""
+    """How well photos fit a sentence or a phrase."""
 
     def __init__(self, pipeline: Pipeline, sentence: str, population: np.ndarray, centre: np.ndarray):
-        self.pipeline = pipeline
-        ids = pipeline.sentence_ids([sentence])
-        self.sentences = encode_sentences(pipeline.model, pipeline.vocabulary, ids)
-        self.first = first_order(pipeline.model, pipeline.vocabulary, ids, centre, encoded=self.sentences)
-        self.vector = self.first.vectors[0]
-        scores = self.first.scores(population)[:, 0]
+        ids = pipeline.sentence_ids([sentence])[0]
+        self.references = pipeline.references
+        self.asked = Asked(pipeline.model, pipeline.vocabulary, ids, centre, pipeline.beginnings)
+        self.vector = self.asked.first.vectors[0]
+        scores = self.asked.first.scores(population)[:, 0]
         self.mean, self.deviation = scores.mean(), scores.std().clip(1e-6)
 
     def exact(self, image: np.ndarray) -> np.ndarray:
-        pairs = np.stack([np.arange(len(image)), np.zeros(len(image), np.int64)], 1)
-        return pair_log_likelihood(self.pipeline.model, self.sentences, image, pairs, "auto")
+        return self.asked.exact(image)
 
     def standard(self, scores: np.ndarray) -> np.ndarray:
         return (scores - self.mean) / self.deviation
 
     def prior(self) -> float:
-        """log P(w); not a number without reference images."""
-        if self.pipeline.references is None:
-            return math.nan
-        references = self.pipeline.references
-        return fast_sentence_prior(self.pipeline.model, self.sentences, references, self.first, precision="auto")[0]
+        """What any photo gives; not a number without reference images."""
+        return math.nan if self.references is None else self.asked.prior(self.references)
 
 
 class _Alike:

@@ -64,6 +64,7 @@ def fast_sentence_prior(
     approximate: FirstOrder,
     shortlist: int = 30,
     precision: Precision = "float32",
+    share: float = 1.0,
 ) -> Float[np.ndarray, " S"]:
     """`sentence_prior`, with exact scores only where they matter.
 
@@ -77,6 +78,7 @@ def fast_sentence_prior(
         approximate: What `first_order` gave of the same sentences.
         shortlist: References a sentence that are scored exactly.
         precision: As for `log_likelihood`.
+        share: Of the exact scores that counts, as it does in `approximate`: of a phrase, whose scores are sums.
     """
     if not len(sentences):
         return np.empty(0, np.float32)
@@ -86,7 +88,7 @@ def fast_sentence_prior(
     top = np.take_along_axis(first, which, 0)
     columns = np.broadcast_to(np.arange(len(sentences)), which.shape)
     pairs = np.stack([which.ravel(), columns.ravel()], 1)
-    exact = pair_log_likelihood(model, sentences, references, pairs, precision).reshape(top.shape)
+    exact = pair_log_likelihood(model, sentences, references, pairs, precision).reshape(top.shape) * np.float32(share)
     # The lower of the two in the middle where their number is even.
     others = first + np.sort(exact - top, axis=0)[(k - 1) // 2]
     np.put_along_axis(others, which, -np.inf, 0)
