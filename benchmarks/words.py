@@ -11,7 +11,6 @@ import numpy as np
 
 from mrnn.corpora import read_corpora
 from mrnn.pipeline import load
-from mrnn.tasks.phrases import Asked
 
 THINGS = """
 person bicycle car motorcycle airplane bus train truck boat bench bird cat dog horse sheep cow elephant bear zebra
@@ -51,8 +50,7 @@ def main(place: str, model: str = "base", split: str = "dev") -> None:
     shown = {thing: right for thing, right in shown.items() if right.sum() >= FEWEST}
     image, rows = pipe.model.encode_image(pipe.features([photo.path for photo in photos])), []
     for thing, right in shown.items():
-        ids = pipe.sentence_ids(f"a {thing}")[0]
-        scores = Asked(pipe.model, pipe.vocabulary, ids, pipe.centre, pipe.beginnings).exact(image)
+        scores = pipe.asked(f"a {thing}", pipe.centre).exact(image)
         hits = right[np.argsort(-scores, kind="stable")]
         precision = hits.cumsum() / np.arange(1, len(hits) + 1)
         rows.append((precision[hits].mean(), hits[:5].mean(), thing, right.sum()))

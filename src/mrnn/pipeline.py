@@ -37,7 +37,7 @@ from mrnn.tasks.consensus import PLAIN, Consensus, ConsensusConfig
 from mrnn.tasks.explanation import Explanation, explain, said_of_nearest
 from mrnn.tasks.familiarity import Familiarity
 from mrnn.tasks.generation import Caption, GenerationConfig, generate
-from mrnn.tasks.phrases import Beginnings, beginnings
+from mrnn.tasks.phrases import Asked, Beginnings, beginnings, say
 from mrnn.tasks.retrieval import (
     PRIOR_WEIGHT,
     Match,
@@ -144,10 +144,32 @@ class Pipeline:
         """b0, mean of the reference images' vectors; None without them."""
         return None if self.references is None else self.references.mean(0)
 
+    def asked(self, sentence: str, centre: Float[np.ndarray, " F"]) -> Asked:
+        """Words to search images for, as a phrase if they are few.
+
+        Args:
+            sentence: Or phrase.
+            centre: b0, the mean of the images' vectors.
+
+        Raises:
+            ValueError: It has no word.
+        """
+        begun = None if self.references is None else lambda: self._beginnings
+        return Asked(self.model, self.vocabulary, self.sentence_ids([sentence])[0], centre, begun)
+
+    def say(self) -> list[str]:
+        """Sentences about reference images, whose beginnings phrases are scored behind."""
+        if self.references is None:
+            return []
+        said = say(self.model, self.vocabulary, self.references)
+        return [" ".join(self.vocabulary.tokens[i] for i in one) for one in said]
+
     @cached_property
-    def beginnings(self) -> Beginnings | None:
-        """Of captions, behind which a phrase is scored; None without reference images."""
-        return None if self.references is None else beginnings(self.model, self.vocabulary, self.references)
+    def _beginnings(self) -> Beginnings:
+        said = self.provenance.get("said")  # at the end of its training
+        if not (isinstance(said, list) and all(isinstance(one, str) for one in said)):
+            said = self.say()
+        return beginnings(self.model, self.vocabulary, [self.vocabulary.encode(one.split()) for one in said])
 
     @cached_property
     def fingerprint(self) -> str:

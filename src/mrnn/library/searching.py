@@ -19,7 +19,6 @@ from mrnn.library.tables import Tables, one_of, parts, quote, vectors
 from mrnn.library.walk import normal
 from mrnn.pipeline import Pipeline
 from mrnn.runtime.protocol import top_k
-from mrnn.tasks.phrases import Asked
 
 SHORTLIST = 50
 SAMPLE = 1000
@@ -187,9 +186,7 @@ class _Told:
     """How well photos fit a sentence or a phrase."""
 
     def __init__(self, pipeline: Pipeline, sentence: str, population: np.ndarray, centre: np.ndarray):
-        ids = pipeline.sentence_ids([sentence])[0]
-        self.references = pipeline.references
-        self.asked = Asked(pipeline.model, pipeline.vocabulary, ids, centre, pipeline.beginnings)
+        self.references, self.asked = pipeline.references, pipeline.asked(sentence, centre)
         self.vector = self.asked.first.vectors[0]
         scores = self.asked.first.scores(population)[:, 0]
         self.mean, self.deviation = scores.mean(), scores.std().clip(1e-6)

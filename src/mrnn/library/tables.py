@@ -30,6 +30,7 @@ from mrnn.pipeline import Pipeline
 FORMAT = 4
 INDEXED = 50_000
 _KEPT = timedelta(days=1)
+_NEAR = 1000  # photos that twenty partitions surely have
 _OURS = ("lock", "writer.json", "contents.lance", "files.lance", "photos.lance")
 
 
@@ -249,8 +250,9 @@ class Tables:
             where: Condition of SQL.
             columns: To read of them.
         """
-        # More partitions are looked at where the condition leaves too few in these.
-        asked = {"column": "image", "q": vector.astype(np.float32), "k": k, "metric": "dot", "minimum_nprobes": 20}
+        # Where fewer than k may be in twenty partitions, Lance looks at more, and takes longer from the start.
+        probes = "minimum_nprobes" if where or k > _NEAR else "nprobes"
+        asked = {"column": "image", "q": vector.astype(np.float32), "k": k, "metric": "dot", probes: 20}
 
         def search(table: Any) -> Any:
             # The index rounds: of more photos, more lie within what it rounds by, and are read again.

@@ -96,6 +96,7 @@ def train_recipe(name: str, recipe: Recipe, corpus: Corpus, out: Path, call: Cal
     pipeline = _pipeline(name, recipe, model, vocabulary, encoder, splits["train"], corpus, progress, call)
     if call.world.leads:
         pipeline.calibrate(splits["dev"].features, [photo.captions for photo in splits["dev"].photos])
+        pipeline.provenance["said"] = pipeline.say()
         for note in save(pipeline, out):
             call.on_note(note)
     return pipeline

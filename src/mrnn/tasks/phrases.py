@@ -10,7 +10,7 @@ Shapes: S phrases, K beginnings that score a phrase, B all beginnings, R referen
 multimodal width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,8 +47,8 @@ class Beginnings:
     text: Float[np.ndarray, "B M"]
 
 
-def beginnings(model: Runtime, vocabulary: Vocabulary, references: Float[np.ndarray, "R F"]) -> Beginnings:
-    """What captions begin with.
+def say(model: Runtime, vocabulary: Vocabulary, references: Float[np.ndarray, "R F"]) -> list[list[int]]:
+    """Sentences whose beginnings phrases are scored behind.
 
     Args:
         model: Who says them.
@@ -56,7 +56,17 @@ def beginnings(model: Runtime, vocabulary: Vocabulary, references: Float[np.ndar
         references: Image vectors of training photos.
     """
     some = references[np.linspace(0, len(references) - 1, min(_IMAGES, len(references))).astype(int)]
-    said = [sentence for several in spread(model, vocabulary, some, _SENTENCES) for sentence in several]
+    return [sentence for several in spread(model, vocabulary, some, _SENTENCES) for sentence in several]
+
+
+def beginnings(model: Runtime, vocabulary: Vocabulary, said: Sequence[Sequence[int]]) -> Beginnings:
+    """What captions begin with.
+
+    Args:
+        model: Who reads them.
+        vocabulary: Its words.
+        said: What `say` gave.
+    """
     words = sorted({tuple(sentence[:i]) for sentence in said for i in range(len(sentence) + 1)})
     encoded = encode_sentences(model, vocabulary, words)
     # The end stands behind a whole beginning.
@@ -116,7 +126,7 @@ class Asked:
         vocabulary: Its words.
         ids: Of the words, without signs.
         centre: The mean of the images' vectors, b0.
-        begun: What `beginnings` gave; None without reference images.
+        begun: Asked for beginnings, if they are needed; None without reference images.
     """
 
     def __init__(
@@ -125,11 +135,11 @@ class Asked:
         vocabulary: Vocabulary,
         ids: Sequence[int],
         centre: Float[np.ndarray, " F"],
-        begun: Beginnings | None,
+        begun: Callable[[], Beginnings] | None,
     ):
         self.model = model
         if begun is not None and len(ids) <= WORDS:
-            self.encoded = encode_phrases(model, vocabulary, [ids], centre, begun)
+            self.encoded = encode_phrases(model, vocabulary, [ids], centre, begun())
             self.share = len(ids) / int(self.encoded.tokens[0])
         else:
             self.encoded, self.share = encode_sentences(model, vocabulary, [ids]), 1.0
