@@ -3,8 +3,10 @@
 Shapes: S side of the square input.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,16 @@ from PIL import Image
 from mrnn.images.kinds import ImageSource
 from mrnn.images.opening import open_image
 
+_LARGEST_SIDE, _LARGEST_SCALE = 4096, 16
+
 
 def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
+
+
+def _numbers(*values: Any) -> bool:
+    return all(isinstance(value, Real) and math.isfinite(value) for value in values)
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,13 @@ class Preprocessing:
             raise ValueError(f"resize is 'squash' or 'crop', not {self.resize!r}")
         if self.interpolation not in ("bicubic", "bilinear"):
             raise ValueError(f"interpolation is 'bicubic' or 'bilinear', not {self.interpolation!r}")
+        if not isinstance(self.side, Integral) or not 0 < self.side <= _LARGEST_SIDE:
+            raise ValueError(f"the side of an encoder's input is 1 to {_LARGEST_SIDE:,} pixels")
+        if not (_numbers(self.scale) and 0 < self.scale <= _LARGEST_SCALE):
+            raise ValueError(f"the scale is above 0, and {_LARGEST_SCALE} at most")
+        colours = (self.mean, self.std)
+        if not all(isinstance(three, tuple) and len(three) == 3 and _numbers(*three) for three in colours):
+            raise ValueError("mean and std are three numbers each")
 
     @property
     def least_side(self) -> int:
