@@ -783,7 +783,8 @@ def test_a_large_library_is_searched_through_an_index_that_grows_with_it(library
     found = tables.nearest(query, 100, "", ["hash", "image"])
     everything = tables.read("contents", ["hash", "image"])
     best = np.argsort(-(base_vectors(everything) @ query))[:10]
-    assert set(everything["hash"].take(best).to_pylist()) <= set(found["hash"].to_pylist())
+    # Twenty of 45 partitions are looked at, whose centres begin at random, and these vectors have no clusters.
+    assert len(set(everything["hash"].take(best).to_pylist()) & set(found["hash"].to_pylist())) >= 7
     assert base_vectors(found).shape == (100, tables.width)
     # The thirty of a year lie anywhere: all partitions are looked at for them.
     year = Filters(after=date(2030, 1, 1), before=date(2030, 12, 31))
