@@ -759,10 +759,13 @@ def test_a_query_says_what_it_cannot_mean(mrnn, photos, tmp_path):
 def test_a_large_library_is_searched_through_an_index_that_grows_with_it(library, monkeypatch):
     monkeypatch.setattr("mrnn.library.tables.INDEXED", 1000)
     rng, tables = np.random.default_rng(0), library.tables
+    kinds = rng.standard_normal((20, tables.width))
 
     def add(first: int, last: int) -> None:
         hashes = [f"{i:064x}" for i in range(first, last)]
-        vectors = rng.standard_normal((len(hashes), tables.width)).astype(np.float16)
+        # Of twenty kinds, as photos are: partitions have nothing to find in vectors that are spread alike everywhere.
+        noise = 0.3 * rng.standard_normal((len(hashes), tables.width))
+        vectors = (kinds[np.arange(first, last) % len(kinds)] + noise).astype(np.float16)
         photo = {"width": 1, "height": 1, "thumbnail": b"", "captions": ["a"], "likelihoods": [0.0]}
         rows = [
             {"hash": hash, "image": vector, "taken": f"{2000 + i // 30}-01-01T00:00:00", **photo}
@@ -779,12 +782,11 @@ def test_a_large_library_is_searched_through_an_index_that_grows_with_it(library
     tables.tidy()
     assert tables.indexed
     add(2000, 2100)  # a twentieth, looked through beside the index
-    query = rng.standard_normal(tables.width).astype(np.float32)
+    query = kinds[0].astype(np.float32)
     found = tables.nearest(query, 100, "", ["hash", "image"])
     everything = tables.read("contents", ["hash", "image"])
     best = np.argsort(-(base_vectors(everything) @ query))[:10]
-    # Twenty of 45 partitions are looked at, whose centres begin at random, and these vectors have no clusters.
-    assert len(set(everything["hash"].take(best).to_pylist()) & set(found["hash"].to_pylist())) >= 7
+    assert set(everything["hash"].take(best).to_pylist()) <= set(found["hash"].to_pylist())
     assert base_vectors(found).shape == (100, tables.width)
     # The thirty of a year lie anywhere: all partitions are looked at for them.
     year = Filters(after=date(2030, 1, 1), before=date(2030, 12, 31))
