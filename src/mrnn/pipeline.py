@@ -167,7 +167,7 @@ class Pipeline:
     @cached_property
     def _beginnings(self) -> Beginnings:
         said = self.provenance.get("said")  # at the end of its training
-        if not (isinstance(said, list) and all(isinstance(one, str) for one in said)):
+        if not (isinstance(said, list) and said and all(isinstance(one, str) for one in said)):
             said = self.say()
         return beginnings(self.model, self.vocabulary, [self.vocabulary.encode(one.split()) for one in said])
 
